@@ -1,0 +1,58 @@
+# Targets of the project; `make` or `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUTPUTS := $(or $(EBM_OUTPUT_DIR),outputs)
+STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///$(abspath $(OUTPUTS))/mlflow.db)
+PORT ?= 5000
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint format train sweep ui bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(STAMP) ## make the virtual environment .venv and install everything, at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Give another: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+reproduce: setup ## the study, four models and their comparison, on data that come with a dependency (about 2 minutes)
+	$(BIN)/ebm-train -m experiment=notebook data=digits $(ARGS)
+
+test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that need it)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy src tests benchmarks
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+train: setup ## one model: make train ARGS="data=mnist model=rbm"
+	$(BIN)/ebm-train $(ARGS)
+
+sweep: setup ## several: make sweep ARGS="sampler.steps=1,5 optimizer.lr=0.02,0.05"
+	$(BIN)/ebm-train -m $(ARGS)
+
+ui: setup ## MLflow's pages at http://127.0.0.1:5000 (another port: PORT=...)
+	@echo "http://127.0.0.1:$(PORT)  (up in about 20 seconds; Ctrl-C ends it)"
+	@PATH="$(abspath $(BIN)):$$PATH" MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+		$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri "$(STORE)"
+
+bench: setup ## the figures of the README: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; about half an hour)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove caches and build files; .venv and outputs/ stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,110 @@
+"""Entry points: ebm-train, ebm-evaluate, ebm-compare, ebm-data. A user's mistake ends in one message and exit code 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ebm_pipeline.errors import UserError
+
+
+def config_folder() -> str:
+    """conf/ of the installed package, or else of the repository."""
+    packaged = Path(__file__).parent / "conf"
+    return str(packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf")
+
+
+def _train(config: DictConfig) -> float:
+    from ebm_pipeline import pipeline
+
+    try:
+        return pipeline.train(config, pipeline.output_folder())["reconstruction_error"]
+    except UserError as error:
+        if pipeline.PARENT_VARIABLE in os.environ:  # the sweep goes on with its other jobs: say now what happened
+            print(f"error: {error}", file=sys.stderr)
+        raise
+
+
+def _evaluate(config: DictConfig) -> None:
+    from ebm_pipeline import pipeline
+
+    pipeline.evaluate(config, pipeline.output_folder())
+
+
+def _compare(config: DictConfig) -> None:
+    from ebm_pipeline import pipeline
+
+    pipeline.compare_runs(config, pipeline.output_folder())
+
+
+def _data(config: DictConfig) -> None:
+    from ebm_pipeline import pipeline
+    from ebm_pipeline.data.hdf5 import describe, shuffled_copy
+
+    pipeline.check_keys(config, {"data", "seed", "output_root", "shuffled_copy"}, "")
+    data = pipeline.build_data(config)
+    path = data.path
+    if config.shuffled_copy is not None:
+        path = Path(config.shuffled_copy).absolute()
+        shuffled_copy(data.path, path, config.seed)
+    print(describe(path))
+
+
+def _run(
+    task: Callable[[DictConfig], object], config_name: str, finish: Callable[[bool], None] = lambda failed: None
+) -> None:
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach the handler below instead of Hydra's own
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        warnings.filterwarnings("ignore", module=name)
+    failed = True
+    try:
+        hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)()
+        failed = False
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_first_lines(error)}", file=sys.stderr)
+    finally:
+        finish(failed)
+    if failed:
+        sys.exit(1)
+
+
+def _first_lines(error: Exception) -> str:
+    cause = error.__cause__
+    return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
+
+
+def train() -> None:
+    """ebm-train: train one model, or with -m several."""
+
+    def finish(failed: bool) -> None:
+        if "EBM_PARENT_RUN" in os.environ:
+            from ebm_pipeline import pipeline
+
+            pipeline.finish_sweep(failed)
+
+    _run(_train, "train", finish)
+
+
+def evaluate() -> None:
+    """ebm-evaluate: figures of a finished run on a part of its data."""
+    _run(_evaluate, "evaluate")
+
+
+def compare() -> None:
+    """ebm-compare: table and figures of several runs."""
+    _run(_compare, "compare")
+
+
+def data() -> None:
+    """ebm-data: prepare and describe a data set."""
+    _run(_data, "data")

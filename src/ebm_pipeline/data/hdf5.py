@@ -1,0 +1,216 @@
+"""Reading, checking, describing, writing and shuffling HDF5 files of images. Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ebm_pipeline.errors import UserError
+
+Array = NDArray[Any]
+PARTS = ("train", "test")
+EXPECTED = "expected HDF5 with train/images (count x units, uint8 or float32), optionally train/labels, test/images, test/labels"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One part of a file: where its images and labels are, without reading them."""
+
+    images: str
+    field: str | None  # column of a pandas table that holds the pixels
+    labels: str | None
+    label_field: str | None
+    count: int
+    units: int
+    dtype: np.dtype[Any]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading; every way in which HDF5 fails becomes one message."""
+    if not path.is_file():
+        raise UserError(f"no data file at {path}: {EXPECTED}")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): it is no HDF5 file, or truncated or damaged. {EXPECTED}"
+        ) from error
+
+
+def locate(file: h5py.File, part: str) -> Source | None:
+    """Find and check one part of an open file; None if the file has no such part."""
+    path = file.filename
+    if f"{part}/images" not in file:
+        return None
+    name, field = _array_at(file, f"{part}/images")
+    dataset = file[name]
+    dtype, shape = dataset.dtype, dataset.shape
+    if field is not None:
+        dtype, shape = dataset.dtype[field].base, (*dataset.shape, *dataset.dtype[field].shape)
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise UserError(
+            f"{path}: {part}/images has the shape {shape}; expected (count, units) or (count, height, width)"
+        )
+    if dtype not in (np.dtype("uint8"), np.dtype("float32")):
+        raise UserError(f"{path}: {part}/images holds {dtype}; expected uint8 (0-255) or float32")
+    labels, label_field = (None, None)
+    if f"{part}/labels" in file:
+        labels, label_field = _array_at(file, f"{part}/labels")
+        if len(file[labels]) != shape[0]:
+            raise UserError(
+                f"{path}: {part} has {shape[0]} images and {len(file[labels])} labels; expected as many of both"
+            )
+    return Source(name, field, labels, label_field, shape[0], math.prod(shape[1:]), dtype)
+
+
+def _array_at(file: h5py.File, name: str) -> tuple[str, str | None]:
+    """The dataset behind a key: itself, or the values of a pandas table (the study's old mnist.h5)."""
+    item = file[name]
+    if isinstance(item, h5py.Dataset):
+        return name, None
+    if "table" in item and item["table"].dtype.names is not None:
+        blocks = [field for field in item["table"].dtype.names if field.startswith("values_block_")]
+        if len(blocks) == 1:
+            return f"{name}/table", blocks[0]
+    raise UserError(
+        f"{file.filename}: {name} is a group, not an array, and no pandas table of one block either. {EXPECTED}; "
+        "write such a file with h5py"
+    )
+
+
+def read_images(file: h5py.File, source: Source, rows: slice = slice(None)) -> Array:
+    """Rows of the images (count, units), checked to be finite."""
+    values = file[source.images][rows]
+    if source.field is not None:
+        values = values[source.field]
+    values = np.ascontiguousarray(values).reshape(len(values), source.units)
+    if values.dtype != np.uint8 and not np.isfinite(values).all():
+        raise UserError(f"{file.filename}: {source.images} holds NaN or infinite values; expected finite numbers")
+    return values
+
+
+def read_labels(file: h5py.File, source: Source) -> Array | None:
+    """Labels (count,) as int64, or None."""
+    if source.labels is None:
+        return None
+    values = file[source.labels][:]
+    if source.label_field is not None:
+        values = values[source.label_field]
+    values = np.asarray(values).reshape(len(values), -1)
+    if values.shape[1] != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise UserError(
+            f"{file.filename}: {source.labels} should hold one integer per image; got {values.dtype} {values.shape}"
+        )
+    labels: Array = values[:, 0].astype(np.int64)
+    return labels
+
+
+def image_shape(file: h5py.File, units: int) -> tuple[int, int]:
+    """(height, width) from the attribute, from three-dimensional images, or a square."""
+    shape = file.attrs.get("image_shape")
+    images = file["train/images"]
+    if shape is None and isinstance(images, h5py.Dataset) and len(images.shape) == 3:
+        shape = images.shape[1:]
+    if shape is None:
+        side = math.isqrt(units)
+        shape = (side, side) if side * side == units else (1, units)
+    if len(shape) != 2 or int(shape[0]) * int(shape[1]) != units:
+        raise UserError(f"{file.filename}: image_shape {tuple(shape)} does not fit images of {units} pixels")
+    return int(shape[0]), int(shape[1])
+
+
+def write(path: Path, name: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> None:
+    """Write arrays such as train/images under their keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            file.attrs["name"] = name
+            file.attrs["image_shape"] = shape
+            for key, array in arrays.items():
+                file[key] = array
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}): free some space or choose another path") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """Short SHA-256 of the file's arrays, by key: the same for the same images whatever wrote them."""
+    total = hashlib.sha256()
+    with opened(path) as file:
+        for part in PARTS:
+            source = locate(file, part)
+            if source is None:
+                continue
+            total.update(f"{part} {source.count} {source.units} {source.dtype}".encode())
+            block = max(1, 2**24 // source.units)
+            for start in range(0, source.count, block):
+                total.update(read_images(file, source, slice(start, start + block)).tobytes())
+            labels = read_labels(file, source)
+            if labels is not None:
+                total.update(labels.tobytes())
+    return total.hexdigest()[:16]
+
+
+def describe(path: Path) -> str:
+    """A table of what a file holds, after checking all of it."""
+    lines = [f"{path}  ({path.stat().st_size / 1e6:.1f} MB)" if path.is_file() else str(path)]
+    with opened(path) as file:
+        found = {part: locate(file, part) for part in PARTS}
+        train = found["train"]
+        if train is None:
+            raise UserError(f"{path} has no train/images. {EXPECTED}")
+        lines.append(
+            f"  name {file.attrs.get('name', '-')}, images {' x '.join(map(str, image_shape(file, train.units)))}"
+        )
+        for part, source in found.items():
+            if source is None:
+                lines.append(f"  {part:5} none")
+                continue
+            images = read_images(file, source)
+            lines.append(
+                f"  {part:5} {source.count} images of {source.units} pixels, {source.dtype}, "
+                f"from {images.min():g} to {images.max():g}, mean {images.mean():.4g}"
+            )
+            labels = read_labels(file, source)
+            if labels is not None:
+                values, counts = np.unique(labels, return_counts=True)
+                shown = ", ".join(f"{value}: {count}" for value, count in zip(values[:20], counts[:20], strict=True))
+                lines.append(f"        labels {shown}{' ...' if len(values) > 20 else ''}")
+    lines.append(f"  digest {digest(path)}")
+    return "\n".join(lines)
+
+
+def shuffled_copy(path: Path, target: Path, seed: int) -> None:
+    """A copy with the rows of each part in an order that depends on the seed alone; labels stay with their images."""
+    if target.resolve() == path.resolve():
+        raise UserError(f"a shuffled copy cannot take the place of its source {path}: give another file")
+    arrays: dict[str, Array] = {}
+    with opened(path) as file:
+        train = locate(file, "train")
+        if train is None:
+            raise UserError(f"{path} has no train/images. {EXPECTED}")
+        for number, part in enumerate(PARTS):
+            source = locate(file, part)
+            if source is None:
+                continue
+            order = np.random.default_rng([seed, number]).permutation(source.count)
+            arrays[f"{part}/images"] = read_images(file, source)[order]
+            labels = read_labels(file, source)
+            if labels is not None:
+                arrays[f"{part}/labels"] = labels[order]
+        write(target, str(file.attrs.get("name", path.stem)), image_shape(file, train.units), arrays)

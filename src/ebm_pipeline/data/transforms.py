@@ -1,0 +1,103 @@
+"""From stored pixels to what the visible layer sees. Each transform is fitted once on the training images' moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.errors import UserError
+
+GREY_LEVELS = 255
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Grey levels in [0, 1] from stored pixels: uint8 divided by 255, floats as they are."""
+    return images / GREY_LEVELS if images.dtype == torch.uint8 else images
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """Stored pixels (samples, units) -> float32 of the same shape."""
+
+    name: ClassVar[str]
+    needs_unit_range: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+
+    def fitted(self, mean: Tensor, std: Tensor) -> Self:
+        """The transform with what it needs of the training images: mean and deviation (units,) of their grey levels."""
+        return self
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold(Transform):
+    """1 where the grey level is above `threshold`, else 0."""
+
+    name = "threshold"
+    needs_unit_range = True
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise UserError(f"the threshold must be a grey level in [0, 1); got {self.threshold}")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        limit = self.threshold * GREY_LEVELS if images.dtype == torch.uint8 else self.threshold
+        out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        return torch.gt(images, limit, out=out)
+
+
+@dataclass(frozen=True, eq=False)
+class Stochastic(Transform):
+    """Each pixel drawn 0 or 1 with its grey level as the probability of 1."""
+
+    name = "stochastic"
+    needs_unit_range = True
+    random = True
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        uniform = torch.rand(images.shape, generator=generator, device=images.device)
+        return torch.lt(uniform, _grey(images), out=torch.empty_like(uniform))
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Transform):
+    """Grey levels in [0, 1] for uint8; floats as they are."""
+
+    name = "scale"
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return _grey(images).to(torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardize(Transform):
+    """Each pixel minus its training mean, divided by its training deviation (at least `floor`)."""
+
+    name = "standardize"
+    floor: float = 0.1
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+    def fitted(self, mean: Tensor, std: Tensor) -> Self:
+        return replace(self, mean=mean.float(), std=std.float().clamp_min(self.floor))
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        assert self.mean is not None, "the transform is not fitted"
+        assert self.std is not None, "the transform is not fitted"
+        return (_grey(images) - self.mean.to(images.device)) / self.std.to(images.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Identity(Transform):
+    """Stored values as they are."""
+
+    name = "none"
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return images.to(torch.float32)

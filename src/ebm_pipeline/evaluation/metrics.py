@@ -1,0 +1,107 @@
+"""Cheap figures of a machine, watched while it trains. None of them is a likelihood.
+
+*Reconstruction*: up through all layers and down by conditional modes (`inference.up_and_down`); its error is the root
+mean square of v minus the final conditional mean, and for binary units the fraction of pixels that the mode gets wrong.
+*Denoising*: the same, from images with flipped pixels, against the clean ones.
+*Pseudo-likelihood* (Besag 1975): sum_i log p(v_i | v_rest), estimated with one random pixel per image: D log sigmoid(F(v
+with pixel i flipped) - F(v)). Two-layer machines with Bernoulli visible units only.
+*Free-energy gap*: mean F(validation) - mean F(training); it grows when a machine overfits (Hinton 2010, section 6). For
+deeper machines the same of minus the variational bound without log Z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from ebm_pipeline.inference import MeanField, bound, up_and_down
+from ebm_pipeline.layers import Bernoulli
+from ebm_pipeline.machine import BoltzmannMachine, PartialStates
+
+NEGLIGIBLE_WEIGHT = 0.01  # weight_sparsity is the fraction of weights whose size is below this
+
+
+@dataclass(frozen=True, eq=False)
+class MonitoredImages:
+    """Images (samples, units) that the figures are computed on; `noisy` are the validation images with flipped pixels."""
+
+    validation: Tensor
+    training: Tensor
+    noisy: Tensor
+
+    @property
+    def binary(self) -> bool:
+        """Whether every pixel is 0 or 1: what the fraction of wrong pixels and the pseudo-likelihood are made for."""
+        return bool(((self.validation == 0) | (self.validation == 1)).all())
+
+    def to(self, device: torch.device) -> MonitoredImages:
+        return MonitoredImages(self.validation.to(device), self.training.to(device), self.noisy.to(device))
+
+
+def flip_pixels(images: Tensor, fraction: float, seed: int) -> Tensor:
+    """Images (samples, units) with this fraction of their pixels mirrored about the middle of the range: 0 <-> 1."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = images.min(), images.max()
+    return torch.where(torch.rand(images.shape, generator=generator) < fraction, low + high - images, images)
+
+
+def monitor(machine: BoltzmannMachine, images: MonitoredImages, mean_field: MeanField, seed: int) -> dict[str, float]:
+    """Every figure that this machine has, by name; a figure that it does not have is left out."""
+    binary = images.binary and isinstance(machine.layers[0], Bernoulli)
+    figures = {
+        **_restoration("reconstruction", machine, images.validation, images.validation, binary=binary),
+        **_restoration("denoising", machine, images.noisy, images.validation, binary=binary),
+        **weight_figures(machine),
+    }
+    if machine.depth == 2:
+        validation = machine.free_energy((images.validation, None))
+        figures["free_energy_gap"] = float(validation.mean() - machine.free_energy((images.training, None)).mean())
+        if binary:
+            figures["pseudo_likelihood"] = _pseudo_likelihood(machine, images.validation, validation, seed)
+    else:
+        hidden = (None,) * (machine.depth - 1)
+        posterior = mean_field(machine, (images.validation, *hidden))
+        training = bound(machine, mean_field(machine, (images.training, *hidden)))
+        figures["bound_gap"] = float(training.mean() - bound(machine, posterior).mean())
+        figures["mean_field_residual"] = posterior.residual
+    return figures
+
+
+def weight_figures(machine: BoltzmannMachine) -> dict[str, float]:
+    """Frobenius norm of all weights together, and the fraction of them that is negligible."""
+    weights = torch.cat([matrix.flatten() for matrix in machine.weights])
+    negligible = (weights.abs() < NEGLIGIBLE_WEIGHT).to(weights.dtype).mean()
+    return {"weight_norm": float(weights.norm()), "weight_sparsity": float(negligible)}
+
+
+def monitor_clamped(machine: BoltzmannMachine, clamped: PartialStates) -> dict[str, float]:
+    """Reconstruction error where the layers that are None in `clamped` are no neighbours of each other (pretraining)."""
+    hidden = [
+        layer.mode(machine.inputs(clamped, index)) if clamped[index] is None else None
+        for index, layer in enumerate(machine.layers)
+    ]
+    index, visible = next((index, state) for index, state in enumerate(clamped) if state is not None)
+    mean = machine.layers[index].mean(machine.inputs(hidden, index))
+    return {"reconstruction_error": float((visible - mean).square().mean().sqrt()), **weight_figures(machine)}
+
+
+def _restoration(
+    name: str, machine: BoltzmannMachine, given: Tensor, clean: Tensor, *, binary: bool
+) -> dict[str, float]:
+    mean, mode = up_and_down(machine, given)
+    figures = {f"{name}_error": float((clean - mean).square().mean().sqrt())}
+    if binary:
+        figures[f"{name}_wrong_pixels"] = float((mode != clean).to(mean.dtype).mean())
+    return figures
+
+
+def _pseudo_likelihood(machine: BoltzmannMachine, images: Tensor, free_energy: Tensor, seed: int) -> float:
+    """Nats per image; the same pixels are chosen at every call, so that epochs compare."""
+    generator = torch.Generator().manual_seed(seed)
+    samples, units = images.shape
+    pixels = torch.randint(units, (samples, 1), generator=generator).to(images.device)
+    flipped = images.scatter(1, pixels, 1 - images.gather(1, pixels))
+    return float(units * logsigmoid(machine.free_energy((flipped, None)) - free_energy).mean())

@@ -1,0 +1,133 @@
+"""What the hidden layers do given the data: mean field, its bound, and the pass up and down that reconstructs.
+
+Mean field (Salakhutdinov & Hinton 2009): mu_l = mean_l(I_l(mu)) iterated odd layers, then even layers, to a tolerance.
+Where the layers that are not clamped are no neighbours of each other, one update is exact. Bound on the log-probability
+of the clamped states, up to log Z:
+
+    -sum_clamped E_l(x_l) + sum_free [log_partition_l(I_l) - I_l . mu_l] + sum_l (mu_l - o_l)^T W_l (mu_{l+1} - o_{l+1})
+
+with I_l the very inputs that produced mu_l; for an RBM it is -F(v).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, PartialStates, States
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Clamped states and means of the other layers (samples, units); the inputs that produced those means, None if clamped."""
+
+    means: States
+    inputs: tuple[Tensor | None, ...]
+    steps: int
+    residual: float  # largest change of a mean in the last step; 0 where one update is exact
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """Settings of the mean-field iteration: it ends when no mean changes by more than `tolerance`, or after `max_steps`."""
+
+    tolerance: float = 1e-3
+    max_steps: int = 25
+
+    def __post_init__(self) -> None:
+        if self.tolerance < 0 or self.max_steps < 1:
+            raise UserError(
+                "mean field needs tolerance >= 0 and max_steps >= 1; "
+                f"got tolerance={self.tolerance}, max_steps={self.max_steps}"
+            )
+
+    def __call__(self, machine: BoltzmannMachine, clamped: PartialStates) -> Posterior:
+        """Means of the layers that are None in `clamped`, given the others."""
+        free = [index for index, state in enumerate(clamped) if state is None]
+        fixed = {index: machine.inputs(clamped, index) for index in free}  # from clamped neighbours: computed once
+        inputs: dict[int, Tensor] = dict(fixed)
+        if len({index % 2 for index in free}) == 1:
+            means = {index: machine.layers[index].mean(inputs[index]) for index in free}
+            return _posterior(machine, clamped, means, inputs, 1, 0.0)
+
+        means = _upward(machine, clamped, fixed)
+        residual = float("inf")
+        steps = 0
+        while steps < self.max_steps and residual > self.tolerance:
+            change = []
+            for parity in (ODD, EVEN):
+                for index in (i for i in free if i % 2 == parity):
+                    neighbours = [means.get(i) for i in range(machine.depth)]
+                    inputs[index] = fixed[index] + machine.inputs(neighbours, index)
+                    mean = machine.layers[index].mean(inputs[index])
+                    change.append((mean - means[index]).abs_().max())
+                    means[index] = mean
+            residual = float(torch.stack(change).max())
+            steps += 1
+        return _posterior(machine, clamped, means, inputs, steps, residual)
+
+
+def _posterior(
+    machine: BoltzmannMachine,
+    clamped: PartialStates,
+    means: dict[int, Tensor],
+    inputs: dict[int, Tensor],
+    steps: int,
+    residual: float,
+) -> Posterior:
+    states = []
+    for index in range(machine.depth):
+        state = clamped[index]
+        states.append(means[index] if state is None else state)
+    return Posterior(tuple(states), tuple(inputs.get(index) for index in range(machine.depth)), steps, residual)
+
+
+def _upward(machine: BoltzmannMachine, clamped: PartialStates, fixed: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Start of the iteration: each free layer from the one below, doubled where the layer above is still unknown."""
+    means: dict[int, Tensor] = {}
+    for index, below_and_above in fixed.items():
+        below = [means.get(i) if i == index - 1 else None for i in range(machine.depth)]
+        known = below_and_above + machine.inputs(below, index)
+        alone = index < machine.depth - 1 and clamped[index + 1] is None
+        means[index] = machine.layers[index].mean(2 * known if alone else known)
+    return means
+
+
+def bound(machine: BoltzmannMachine, posterior: Posterior) -> Tensor:
+    """Lower bound on the log-probability of the clamped states, without -log Z: (samples,)."""
+    states = posterior.means
+    total = torch.zeros(())
+    for index, (layer, state, inputs) in enumerate(zip(machine.layers, states, posterior.inputs, strict=True)):
+        if inputs is None:
+            total = total - layer.energy(state)
+        else:
+            total = total + layer.log_partition(inputs) - (inputs * state).sum(-1)
+        if index % 2:
+            centred = state - machine.offsets[index] if machine.offsets else state
+            total = total + (machine.inputs(states, index) * centred).sum(-1)
+    return total
+
+
+def up_and_down(machine: BoltzmannMachine, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Reconstruction of `visible` (samples, units): its final conditional mean and mode, the same shapes.
+
+    Up through all layers and down again by conditional modes (means for Gaussian units). A layer that hears only one of
+    its two neighbours takes that one twice, as in the layerwise construction of a DBM (Salakhutdinov & Hinton 2009).
+    """
+    top = machine.depth - 1
+    state = visible
+    for index in range(1, top + 1):
+        state = machine.layers[index].mode(_from_one(machine, state, index, index - 1, doubled=index < top))
+    for index in range(top - 1, 0, -1):
+        state = machine.layers[index].mode(_from_one(machine, state, index, index + 1, doubled=True))
+    inputs = _from_one(machine, state, 0, 1, doubled=False)
+    return machine.layers[0].mean(inputs), machine.layers[0].mode(inputs)
+
+
+def _from_one(machine: BoltzmannMachine, state: Tensor, index: int, neighbour: int, *, doubled: bool) -> Tensor:
+    states = [state if i == neighbour else None for i in range(machine.depth)]
+    inputs = machine.inputs(states, index)
+    return 2 * inputs if doubled else inputs

@@ -1,0 +1,74 @@
+"""What a layer does with the field ("inputs") that its neighbours send.
+
+A layer of independent units x with the energy E(x) = E_0(x) - bias . x answers to inputs I, from
+p(x | I) = exp(-E(x) + I . x - log_partition(I)), with the four functions of this contract. Everything else in the
+package follows from them. The bias acts like a constant input, so that d E / d bias = -x for every kind of unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.errors import UserError
+
+
+def positive_units(units: int) -> int:
+    """Check the number of units of a layer that a configuration names."""
+    if not isinstance(units, int) or units < 1:
+        raise UserError(f"a layer needs a whole number of units, at least 1; got units={units!r}")
+    return units
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Parameters of a layer; each field is a tensor (units,), or (replicas, 1, units) for replicas that step together."""
+
+    kind: ClassVar[str]
+    fixed: ClassVar[tuple[str, ...]] = ()  # fields that training leaves alone
+    binary: ClassVar[bool] = False  # states in {0, 1}: can be enumerated
+
+    bias: Tensor
+
+    @property
+    def units(self) -> int:
+        return self.bias.shape[-1]
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """The parameters by field name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def with_tensors(self, **tensors: Tensor) -> Self:
+        """The same layer with some parameters replaced."""
+        return replace(self, **tensors)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x): (..., units) -> (...)."""
+        raise NotImplementedError
+
+    def log_partition(self, inputs: Tensor) -> Tensor:
+        """log sum_x exp(-E(x) + inputs . x), an integral for continuous units: (..., units) -> (...)."""
+        raise NotImplementedError
+
+    def mean(self, inputs: Tensor) -> Tensor:
+        """Conditional mean, d log_partition / d inputs: (..., units) -> (..., units), of the inputs' dtype."""
+        raise NotImplementedError
+
+    def mode(self, inputs: Tensor) -> Tensor:
+        """Most probable state given the inputs: (..., units) -> (..., units)."""
+        raise NotImplementedError
+
+    def sample(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A draw given the inputs: (..., units) -> (..., units), of the inputs' dtype."""
+        raise NotImplementedError
+
+    def bias_for_mean(self, mean: Tensor) -> Tensor:
+        """The bias (units,) at which the layer alone, without inputs, has this mean (clipped to what it can have)."""
+        raise NotImplementedError
+
+    def annealed(self, beta: float | Tensor, base: Self) -> Self:
+        """The layer with the energy (1 - beta) E_base(x) + beta E(x); beta a number or (replicas, 1, 1)."""
+        raise NotImplementedError

@@ -1,0 +1,59 @@
+"""Real units: E(x) = sum_i x_i^2 / (2 variance_i) - bias . x, so x | I ~ Normal(variance (I + bias), variance).
+
+The coupling to the neighbours is x^T W h: inputs are not scaled by the variance. With bias = mean / variance this is the
+usual E(x) = sum_i (x_i - mean_i)^2 / (2 variance_i) up to a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.layers.base import Layer, positive_units
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Layer):
+    """Gaussian units; parameters bias (units,) and variance (units,), the variance fixed."""
+
+    kind: ClassVar[str] = "gaussian"
+    fixed: ClassVar[tuple[str, ...]] = ("variance",)
+
+    variance: Tensor
+
+    @classmethod
+    def create(cls, units: int, variance: float = 1.0) -> Gaussian:
+        """A layer of `units` units with zero bias and one variance for all."""
+        if not 0 < variance < math.inf:
+            raise UserError(f"Gaussian units need a positive, finite variance; got variance={variance!r}")
+        return cls(bias=torch.zeros(positive_units(units)), variance=torch.full((units,), float(variance)))
+
+    def energy(self, x: Tensor) -> Tensor:
+        return (x * (0.5 * x / self.variance - self.bias)).sum(-1)
+
+    def log_partition(self, inputs: Tensor) -> Tensor:
+        field = inputs + self.bias
+        return 0.5 * (self.variance * field.square() + torch.log(2 * math.pi * self.variance)).sum(-1)
+
+    def mean(self, inputs: Tensor) -> Tensor:
+        return (self.variance * (inputs + self.bias)).to(inputs.dtype)
+
+    def mode(self, inputs: Tensor) -> Tensor:
+        return self.mean(inputs)
+
+    def sample(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        mean = self.variance * (inputs + self.bias)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return torch.addcmul(mean, noise, self.variance.sqrt()).to(inputs.dtype)
+
+    def bias_for_mean(self, mean: Tensor) -> Tensor:
+        return mean.to(self.bias.dtype) / self.variance
+
+    def annealed(self, beta: float | Tensor, base: Self) -> Self:
+        precision = (1 - beta) / base.variance + beta / self.variance
+        return self.with_tensors(bias=(1 - beta) * base.bias + beta * self.bias, variance=1 / precision)

@@ -1,0 +1,87 @@
+"""The learning signal shared by the contrastive objectives.
+
+The gradient of -log p is the mean of d E over the data minus its mean over the model. The chains stand for the model:
+their even layers are samples, their odd layers conditional means given those (Rao-Blackwellized).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.inference import Posterior
+from ebm_pipeline.machine import ODD, BoltzmannMachine, PartialStates, States
+
+
+@dataclass(frozen=True, eq=False)
+class Learning:
+    """Gradient of -log p by parameter name, the chains to go on with, and figures worth watching."""
+
+    gradient: dict[str, Tensor]
+    chains: States | None
+    info: dict[str, float] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A rule that makes a gradient from clamped data (None marks the layers to infer) and chains."""
+
+    @property
+    def persistent(self) -> bool:
+        """Whether chains are kept from one step to the next."""
+
+    def __call__(
+        self, machine: BoltzmannMachine, clamped: PartialStates, chains: States | None, generator: torch.Generator
+    ) -> Learning:
+        """The learning signal of one batch."""
+
+
+def odd_layers_are_free(clamped: PartialStates) -> bool:
+    """Whether just the odd layers are to be inferred: then one product serves data and chains together."""
+    return all((state is None) == (index % 2 == ODD) for index, state in enumerate(clamped))
+
+
+def contrast_exact(
+    machine: BoltzmannMachine, clamped: PartialStates, chains: PartialStates, generator: torch.Generator
+) -> tuple[dict[str, Tensor], States]:
+    """Gradient and completed chains where all odd layers are free; the chains' odd layers are not read, but drawn."""
+    stacked: list[Tensor | None] = [
+        None if data is None or chain is None else torch.cat((data, chain))
+        for data, chain in zip(clamped, chains, strict=True)
+    ]
+    data_size = next(len(state) for state in clamped if state is not None)
+    completed = list(chains)
+    for index in machine.parity(ODD):
+        inputs = machine.inputs(stacked, index)
+        stacked[index] = machine.layers[index].mean(inputs)
+        completed[index] = machine.layers[index].sample(inputs[data_size:], generator)
+    return _gradient(machine, _complete(stacked), data_size), _complete(completed)
+
+
+def contrast(
+    machine: BoltzmannMachine, posterior: Posterior, chains: PartialStates, generator: torch.Generator
+) -> tuple[dict[str, Tensor], States]:
+    """Gradient and completed chains for any machine, given the data's posterior means."""
+    means, completed = list(chains), list(chains)
+    for index in machine.parity(ODD):
+        inputs = machine.inputs(chains, index)
+        means[index] = machine.layers[index].mean(inputs)
+        completed[index] = machine.layers[index].sample(inputs, generator)
+    stacked = tuple(torch.cat(pair) for pair in zip(posterior.means, _complete(means), strict=True))
+    return _gradient(machine, stacked, len(posterior.means[0])), _complete(completed)
+
+
+def _gradient(machine: BoltzmannMachine, stacked: States, data_size: int) -> dict[str, Tensor]:
+    """Mean of d E over the first `data_size` rows minus its mean over the others."""
+    size = len(stacked[0])
+    sample_weights = torch.full((size,), 1 / data_size, device=stacked[0].device, dtype=machine.layers[0].bias.dtype)
+    sample_weights[data_size:] = -1 / (size - data_size)
+    return machine.energy_gradient(stacked, sample_weights)
+
+
+def _complete(states: PartialStates) -> States:
+    complete = tuple(state for state in states if state is not None)
+    assert len(complete) == len(states), "a layer has no state"
+    return complete

@@ -1,0 +1,84 @@
+"""model.h5: a machine that can be read without this package.
+
+Datasets weights/0, weights/1, ... (lower units x upper units) and layers/0/bias, ... (units,), with each layer's other
+parameters by name. The attributes of layers/0, ... name its kind and units; the file's attributes hold the resolved
+config (YAML) and the image shape; data_mean (units,) is where chains start. Centring offsets are folded into the biases,
+so that E = -sum_l b_l . x_l - sum_l x_l W_l x_{l+1} holds for Bernoulli layers as it stands.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.layers import LAYERS
+from ebm_pipeline.machine import BoltzmannMachine, assemble
+
+FORMAT = "ebm_pipeline model 1"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """What model.h5 holds."""
+
+    machine: BoltzmannMachine
+    data_mean: Tensor
+    image_shape: tuple[int, int]
+    config: str
+
+
+def save_model(path: Path, model: SavedModel) -> None:
+    """Write the file whole or not at all."""
+    machine = model.machine.folded()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with h5py.File(partial, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["config"] = model.config
+        file.attrs["image_shape"] = model.image_shape
+        file["data_mean"] = model.data_mean.cpu().numpy()
+        for name, tensor in machine.named_tensors().items():
+            file[name] = tensor.detach().cpu().numpy()
+        for index, layer in enumerate(machine.layers):
+            file[f"layers/{index}"].attrs["kind"] = layer.kind
+            file[f"layers/{index}"].attrs["units"] = layer.units
+    os.replace(partial, path)
+
+
+def load_model(path: Path) -> SavedModel:
+    """Read what `save_model` wrote, on the CPU; raises UserError if the file is missing, damaged or something else."""
+    if not path.is_file():
+        raise UserError(f"no model file at {path}: train a model first, or give the path of a model.h5")
+    try:
+        with h5py.File(path) as file:
+            if file.attrs.get("format") != FORMAT:
+                raise UserError(f"{path} is no model file: its attribute 'format' should be {FORMAT!r}")
+            layers = []
+            for index in range(len(file["layers"])):
+                group = file[f"layers/{index}"]
+                kind = LAYERS.get(group.attrs["kind"])
+                if kind is None:
+                    raise UserError(
+                        f"{path}: layer {index} is of kind {group.attrs['kind']!r}; known: {', '.join(LAYERS)}"
+                    )
+                layers.append(kind(**{field.name: _tensor(group, field.name) for field in fields(kind)}))
+            weights = [_tensor(file["weights"], str(index)) for index in range(len(layers) - 1)]
+            height, width = (int(size) for size in file.attrs["image_shape"])
+            config = str(file.attrs["config"])
+            return SavedModel(assemble(layers, weights), _tensor(file, "data_mean"), (height, width), config)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged or no model file ({error}): train again or take another copy") from error
+
+
+def _tensor(group: h5py.Group, name: str) -> Tensor:
+    array = np.asarray(group[name], dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(f"{group.file.filename}: {group.name}/{name} holds values that are not finite")
+    return torch.from_numpy(array)

@@ -1,0 +1,64 @@
+"""How an RBM is trained: as it is, or as one end of a DBM to be (Salakhutdinov & Hinton 2009).
+
+In layerwise pretraining the first RBM gets doubled bottom-up input and the last doubled top-down input, to make up for
+the neighbour that each will have. A doubled RBM is a mirrored chain with tied weights: v-h-v (both copies clamped to the
+data) or h-v-h (the middle clamped). In the chains both copies are drawn independently given the middle. Gradients sum over
+the tied copies.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, PartialStates, States
+from ebm_pipeline.samplers import start_at_visible
+
+
+class Arrangement(Enum):
+    """PLAIN: the machine itself. MIRRORED_VISIBLE: v-h-v. MIRRORED_HIDDEN: h-v-h."""
+
+    PLAIN = "plain"
+    MIRRORED_VISIBLE = "mirrored visible"
+    MIRRORED_HIDDEN = "mirrored hidden"
+
+    def expand(self, machine: BoltzmannMachine) -> BoltzmannMachine:
+        """The machine that is sampled, its weights tied to those of `machine`."""
+        if self is Arrangement.PLAIN:
+            return machine
+        assert machine.depth == 2, "only an RBM can be mirrored"
+        assert not machine.offsets, "a mirrored RBM has no offsets"
+        visible, hidden = machine.layers
+        (weights,) = machine.weights
+        if self is Arrangement.MIRRORED_VISIBLE:
+            return BoltzmannMachine((visible, hidden, visible), (weights, weights.mT))
+        return BoltzmannMachine((hidden, visible, hidden), (weights.mT, weights))
+
+    def clamp(self, depth: int, visible: Tensor) -> PartialStates:
+        """States of the expanded machine with the data (samples, units) in place and None for the layers to infer."""
+        if self is Arrangement.MIRRORED_VISIBLE:
+            return (visible, None, visible)
+        if self is Arrangement.MIRRORED_HIDDEN:
+            return (None, visible, None)
+        return (visible, *(None,) * (depth - 1))
+
+    def start(self, machine: BoltzmannMachine, visible: Tensor, generator: torch.Generator) -> States:
+        """Chains of the expanded machine from visible states (chains, units), the other layers drawn given those."""
+        if self is Arrangement.PLAIN:
+            return start_at_visible(machine, visible, generator)
+        parity = ODD if self is Arrangement.MIRRORED_VISIBLE else EVEN
+        return machine.sample(self.clamp(machine.depth, visible), parity, generator)
+
+    def collapse(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gradient for the machine itself from that of the expanded one."""
+        if self is Arrangement.PLAIN:
+            return gradient
+        first, middle = gradient["weights/0"], gradient["layers/1/bias"]
+        copies = gradient["layers/0/bias"] + gradient["layers/2/bias"]
+        if self is Arrangement.MIRRORED_VISIBLE:
+            weights = first.add_(gradient["weights/1"].mT)
+            return {"weights/0": weights, "layers/0/bias": copies, "layers/1/bias": middle}
+        weights = gradient["weights/1"].add_(first.mT)
+        return {"weights/0": weights, "layers/0/bias": middle, "layers/1/bias": copies}

@@ -1,0 +1,150 @@
+"""What happens around the training: progress for a person, figures for the record, pictures every few epochs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+from ebm_pipeline.training.module import BoltzmannTraining
+
+SHOWN = {
+    "reconstruction_error": "reconstruction",
+    "denoising_error": "denoising",
+    "pseudo_likelihood": "pseudo-likelihood",
+    "free_energy_gap": "gap",
+    "bound_gap": "gap",
+}
+
+
+class MetricSink(Protocol):
+    """Where figures go: an MLflow run."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+
+class Progress(pl.Callback):
+    """One bar for the whole training: epoch, batches per second, time left, figures of the last validation.
+
+    Where the output is no terminal, one line per epoch takes the place of the bar.
+    """
+
+    REFRESH = 50  # batches between two updates: the bar costs more than a small batch
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        done = int(trainer.num_training_batches) * trainer.current_epoch
+        self.bar = tqdm(
+            total=total, initial=done, desc=self.title, unit="batch", disable=not sys.stderr.isatty(), leave=True
+        )
+        self.started, self.first = time.perf_counter(), done
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is not None and not self.bar.disable and (batch_idx + 1) % self.REFRESH == 0:
+            self.bar.update(self.REFRESH)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self.bar is not None
+        done = int(trainer.num_training_batches) * (trainer.current_epoch + 1)
+        metrics = {
+            label: float(trainer.callback_metrics[name])
+            for name, label in SHOWN.items()
+            if name in trainer.callback_metrics
+        }
+        figures = "  ".join(f"{label} {value:.4g}" for label, value in metrics.items())
+        self.bar.set_description(f"{self.title}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+        self.bar.set_postfix_str(figures, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if self.bar.disable:
+            elapsed = time.perf_counter() - self.started
+            rate = (done - self.first) / elapsed
+            left = ((trainer.max_epochs or 1) * int(trainer.num_training_batches) - done) / rate
+            print(
+                f"{self.title}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {rate:.0f} batches/s  "
+                f"{left:.0f} s left  {figures}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Record(pl.Callback):
+    """Sends the figures of each epoch to the sink and keeps them for the learning curves.
+
+    Seconds are counted apart: training batches, validation, pictures (what the other callbacks do at the end of an epoch).
+    """
+
+    def __init__(self, sink: MetricSink, prefix: str = "") -> None:
+        self.sink = sink
+        self.prefix = prefix
+        self.history: dict[str, tuple[list[int], list[float]]] = {}
+        self.training_seconds: list[float] = []
+        self.validation_seconds: list[float] = []
+
+    def add(self, metrics: Mapping[str, float], epoch: int, step: int) -> None:
+        """Record figures for the state after `epoch` epochs and `step` updates."""
+        self.sink.log_metrics({self.prefix + name: value for name, value in metrics.items()} | {"epoch": epoch}, step)
+        for name, value in metrics.items():
+            epochs, values = self.history.setdefault(name, ([], []))
+            epochs.append(epoch)
+            values.append(value)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._synchronize(pl_module)
+        self.epoch_started = time.perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._synchronize(pl_module)
+        self.validation_started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._synchronize(pl_module)
+        self.training_seconds.append(self.validation_started - self.epoch_started)
+        self.validation_seconds.append(time.perf_counter() - self.validation_started)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        assert trainer.optimizers
+        metrics |= {
+            "learning_rate": self.learning_rate,
+            "seconds_per_epoch": self.training_seconds[-1],
+            "validation_seconds": self.validation_seconds[-1],
+        }
+        self.add(metrics, trainer.current_epoch + 1, trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            self.learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    @staticmethod
+    def _synchronize(pl_module: pl.LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+
+
+class EveryEpochs(pl.Callback):
+    """Calls `action(module, epochs, step)` after every `period` epochs but the last, which the caller sees to."""
+
+    def __init__(self, period: int, action: Callable[[BoltzmannTraining, int, int], None]) -> None:
+        self.period = period
+        self.action = action
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epochs = trainer.current_epoch + 1
+        assert isinstance(pl_module, BoltzmannTraining)
+        if self.period and epochs % self.period == 0 and epochs != trainer.max_epochs:
+            self.action(pl_module, epochs, trainer.global_step)

@@ -1,0 +1,178 @@
+"""One Lightning module for every machine: manual optimization with gradients that the objective makes.
+
+It only wires. The parameters are those of the machine by name; chains are buffers, so that a checkpoint holds them; the
+generator that draws everything is owned here and saved too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
+from ebm_pipeline.inference import MeanField
+from ebm_pipeline.machine import BoltzmannMachine, States
+from ebm_pipeline.objectives import Objective
+from ebm_pipeline.samplers import visible_at_mean
+from ebm_pipeline.training.arrangement import Arrangement
+from ebm_pipeline.training.penalties import Penalty, check_names
+
+PRODUCT_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Encoder = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a machine is trained."""
+
+    objective: Objective
+    mean_field: MeanField
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    scheduler: Callable[[Optimizer], LRScheduler]
+    chains: int = 100
+    products: str = "float32"  # type of the matrix products; parameters and sums stay float32
+    seed: int = 0
+    penalties: Sequence[Penalty] = field(default_factory=tuple)
+    fixed: Sequence[str] = field(default_factory=tuple)  # names of parameters that training leaves alone
+
+    def __post_init__(self) -> None:
+        if self.chains < 1:
+            raise UserError(f"the number of chains must be at least 1; got {self.chains}")
+        if self.products not in PRODUCT_TYPES:
+            raise UserError(f"products must be one of {', '.join(PRODUCT_TYPES)}; got {self.products!r}")
+
+
+class BoltzmannTraining(pl.LightningModule):
+    """Trains `machine` by `recipe`; `encode` brings a batch of data to the machine's visible layer (pretraining)."""
+
+    def __init__(
+        self,
+        machine: BoltzmannMachine,
+        recipe: Recipe,
+        visible_mean: Tensor,
+        monitored: MonitoredImages,
+        arrangement: Arrangement = Arrangement.PLAIN,
+        encode: Encoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.recipe = recipe
+        self.arrangement = arrangement
+        self.encode = encode
+        self.monitored = monitored
+        self.product_type = PRODUCT_TYPES[recipe.products]
+        check_names("model.fixed", recipe.fixed, machine)
+        for penalty in recipe.penalties:
+            check_names(f"the penalty {penalty.name}", penalty.parameters, machine)
+        if self.product_type != torch.float32 and not all(layer.binary for layer in machine.layers):
+            raise UserError(f"products={recipe.products} needs a model of binary units only: set products=float32")
+
+        self.template = machine
+        self.tensors = nn.ParameterDict(
+            {
+                name: nn.Parameter(tensor.clone(), requires_grad=name in self._trainable(machine))
+                for name, tensor in machine.named_tensors().items()
+            }
+        )
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.sums: dict[str, float] = {}  # of the objective's figures since the last validation
+        self.chain_names: list[str] = []
+        if recipe.objective.persistent:
+            visible = visible_at_mean(machine, recipe.chains, visible_mean, self.generator)
+            chains = arrangement.start(arrangement.expand(machine), visible, self.generator)
+            for index, chain in enumerate(chains):
+                self.register_buffer(f"chain_{index}", chain.to(self.product_type))
+                self.chain_names.append(f"chain_{index}")
+
+    def _trainable(self, machine: BoltzmannMachine) -> list[str]:
+        fixed = set(self.recipe.fixed)
+        for index, layer in enumerate(machine.layers):
+            fixed |= {f"layers/{index}/{name}" for name in layer.fixed}
+        return [name for name in machine.named_tensors() if name not in fixed]
+
+    @property
+    def machine(self) -> BoltzmannMachine:
+        """The machine as it is now; its tensors are the parameters themselves, detached."""
+        return self.template.with_tensors({name: tensor.detach() for name, tensor in self.tensors.items()})
+
+    @property
+    def chains(self) -> States | None:
+        """The persistent chains, one tensor (chains, units) per layer of the machine that is sampled."""
+        return tuple(getattr(self, name) for name in self.chain_names) or None
+
+    # ---------------------------------------------------------------- training
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        optimizer = self.recipe.optimizer([parameter for parameter in self.tensors.values() if parameter.requires_grad])
+        return [optimizer], [self.recipe.scheduler(optimizer)]
+
+    def on_fit_start(self) -> None:
+        if self.generator.device != self.device:
+            state = int(torch.randint(2**62, (), generator=self.generator))
+            self.generator = torch.Generator(device=self.device).manual_seed(state)
+        self.monitored = self.monitored.to(self.device)
+
+    @torch.no_grad()
+    def training_step(self, batch: Tensor, batch_index: int) -> None:
+        if self.encode is not None:
+            batch = self.encode(batch)
+        machine = self.arrangement.expand(self.machine)
+        if self.product_type != torch.float32:
+            machine = machine.with_products_in(self.product_type)
+        clamped = self.arrangement.clamp(machine.depth, batch.to(self.product_type))
+        learning = self.recipe.objective(machine, clamped, self.chains, self.generator)
+        for name, value in learning.info.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        gradient = self.arrangement.collapse(learning.gradient)
+        if not torch.isfinite(gradient["layers/1/bias"].sum()):
+            raise UserError(
+                f"training diverged: the gradient is not finite at step {self.global_step} (epoch {self.current_epoch}, "
+                f"batch {batch_index}); lower optimizer.lr"
+            )
+        for penalty in self.recipe.penalties:
+            for name in penalty.parameters:
+                penalty.add_gradient(self.tensors[name], gradient[name])
+        for name, parameter in self.tensors.items():
+            if parameter.requires_grad:
+                parameter.grad = gradient[name]
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.step()
+        for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
+            setattr(self, name, chain)
+
+    def on_train_epoch_end(self) -> None:
+        schedulers = self.lr_schedulers()
+        assert isinstance(schedulers, LRScheduler)
+        schedulers.step()
+
+    # ---------------------------------------------------------------- validation
+
+    def figures(self) -> dict[str, float]:
+        """The monitored figures of the machine as it is now."""
+        if self.arrangement is Arrangement.PLAIN:
+            return monitor(self.machine, self.monitored, self.recipe.mean_field, self.recipe.seed)
+        expanded = self.arrangement.expand(self.machine)
+        return monitor_clamped(expanded, self.arrangement.clamp(expanded.depth, self.monitored.validation))
+
+    def validation_step(self, batch: Tensor, batch_index: int) -> None:
+        """Once per epoch. The images are the module's own, not the loader's: `batch` only gives the beat."""
+        means = {name: total / self.trainer.num_training_batches for name, total in self.sums.items()}
+        self.sums = {}
+        self.log_dict(self.figures() | means, on_epoch=True, batch_size=1)
+
+    # ---------------------------------------------------------------- checkpoint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["generator"] = self.generator.get_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.generator.set_state(checkpoint["generator"])

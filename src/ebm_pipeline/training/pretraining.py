@@ -1,0 +1,124 @@
+"""Greedy layerwise pretraining of a DBM of any depth (Salakhutdinov & Hinton 2009).
+
+The first RBM is trained with doubled bottom-up input, the last with doubled top-down input (see `arrangement`), those
+between as plain RBMs whose weights are halved on composition. Each trains on the hidden means of the one below. A layer
+that two RBMs share takes the mean of its two biases. Optimizer and schedule start anew for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.evaluation.metrics import MonitoredImages
+from ebm_pipeline.machine import BoltzmannMachine, assemble
+from ebm_pipeline.training.arrangement import Arrangement
+from ebm_pipeline.training.module import BoltzmannTraining, Encoder, Recipe
+from ebm_pipeline.training.penalties import Penalty
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """`epochs` per RBM at the recipe's learning rate; joint training then runs at `joint_learning_rate` times that."""
+
+    epochs: int
+    joint_learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.joint_learning_rate <= 0:
+            raise UserError(
+                "pretraining needs epochs >= 1 and joint_learning_rate > 0; "
+                f"got epochs={self.epochs}, joint_learning_rate={self.joint_learning_rate}"
+            )
+
+
+def arrangement_of(index: int, count: int) -> Arrangement:
+    """How RBM `index` of `count` is trained."""
+    if index == 0:
+        return Arrangement.MIRRORED_VISIBLE
+    return Arrangement.MIRRORED_HIDDEN if index == count - 1 else Arrangement.PLAIN
+
+
+def pretrain(
+    machine: BoltzmannMachine,
+    recipe: Recipe,
+    visible_mean: Tensor,
+    monitored: MonitoredImages,
+    training_means: Callable[[Encoder], Tensor],
+    fit: Callable[[BoltzmannTraining, int], BoltzmannMachine],
+) -> BoltzmannMachine:
+    """The composed machine.
+
+    fit(module, index) trains the module of RBM `index` and returns its machine; training_means(encode) is the mean over
+    the training images, brought up by `encode`, of the layer that is the next RBM's visible one.
+    """
+    count = machine.depth - 1
+    if count < 2:
+        raise UserError("layerwise pretraining needs a model of at least two hidden layers; use model.pretraining=null")
+    trained: list[BoltzmannMachine] = []
+    encode: Encoder | None = None
+    for index in range(count):
+        visible = machine.layers[index]
+        if encode is not None:
+            visible_mean = training_means(encode)
+            visible = visible.with_tensors(bias=visible.bias_for_mean(visible_mean))
+        rbm = assemble((visible, machine.layers[index + 1]), (machine.weights[index],))
+        images = monitored if encode is None else _encoded(monitored, encode)
+        arrangement = arrangement_of(index, count)
+        module = BoltzmannTraining(rbm, recipe_for(recipe, index), visible_mean, images, arrangement, encode)
+        trained.append(fit(module, index))
+        encode = _encoder(trained)
+    return compose(machine, trained)
+
+
+def recipe_for(recipe: Recipe, index: int) -> Recipe:
+    """The DBM's recipe for its RBM `index`: penalties and fixed parameters under the RBM's own names, a seed of its own."""
+    own = {f"weights/{index}": "weights/0"}
+    own |= {f"layers/{index + offset}/bias": f"layers/{offset}/bias" for offset in (0, 1)}
+
+    def renamed(penalty: Penalty) -> Penalty:
+        return replace(penalty, parameters=[own[name] for name in penalty.parameters if name in own])
+
+    return replace(
+        recipe,
+        penalties=[renamed(penalty) for penalty in recipe.penalties],
+        fixed=[own[name] for name in recipe.fixed if name in own],
+        seed=recipe.seed + index + 1,
+    )
+
+
+def _encoder(trained: Sequence[BoltzmannMachine]) -> Encoder:
+    """Means of the top layer of the RBMs trained so far, given images: the first with its input doubled."""
+    rbms = list(trained)
+
+    def encode(images: Tensor) -> Tensor:
+        state = images
+        for index, rbm in enumerate(rbms):
+            rbm = rbm.map(lambda tensor: tensor.to(images.device))
+            inputs = rbm.inputs((state.to(rbm.weights[0].dtype), None), 1)
+            state = rbm.layers[1].mean(2 * inputs if index == 0 else inputs)
+        return state
+
+    return encode
+
+
+def _encoded(monitored: MonitoredImages, encode: Encoder) -> MonitoredImages:
+    with torch.no_grad():
+        return MonitoredImages(encode(monitored.validation), encode(monitored.training), encode(monitored.noisy))
+
+
+def compose(machine: BoltzmannMachine, rbms: Sequence[BoltzmannMachine]) -> BoltzmannMachine:
+    """The DBM made of RBMs that were trained one on the other; `machine` gives what is not trained."""
+    count = len(rbms)
+    tensors: dict[str, Tensor] = {}
+    for index, rbm in enumerate(rbms):
+        plain = arrangement_of(index, count) is Arrangement.PLAIN
+        tensors[f"weights/{index}"] = 0.5 * rbm.weights[0] if plain else rbm.weights[0].clone()
+    for index in range(count + 1):
+        biases = [rbm.layers[index - position].bias for position, rbm in enumerate(rbms) if index - position in (0, 1)]
+        tensors[f"layers/{index}/bias"] = torch.stack(biases).mean(0)
+    return machine.with_tensors(tensors)

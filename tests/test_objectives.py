@@ -1,0 +1,139 @@
+"""Gradients of the objectives against enumeration in their exact limits, and against autograd of the free energies."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import MACHINES, joint_probabilities, normal, random_machine
+
+from ebm_pipeline.inference import MeanField
+from ebm_pipeline.machine import BoltzmannMachine, States
+from ebm_pipeline.objectives import ContrastiveDivergence, Objective, PersistentContrastiveDivergence
+from ebm_pipeline.objectives.contrast import contrast, contrast_exact
+from ebm_pipeline.samplers import Gibbs
+
+Case = tuple[tuple[str, ...], tuple[int, ...]]
+EXACT = MeanField(tolerance=1e-12, max_steps=1000)
+CHAINS = 200_000
+
+
+def data_for(units: int, generator: torch.Generator) -> torch.Tensor:
+    return (normal(generator, 20, units) > 0).double()
+
+
+def exact_gradient(machine: BoltzmannMachine, data: torch.Tensor) -> dict[str, torch.Tensor]:
+    """d(-mean log p(data)) of a two-layer binary machine: autograd of mean F + log Z, log Z by enumeration."""
+    tensors = {name: tensor.clone().requires_grad_() for name, tensor in machine.named_tensors().items()}
+    live = machine.with_tensors(tensors)
+    states, _ = joint_probabilities(machine)
+    (live.free_energy((data, None)).mean() + torch.logsumexp(-live.energy(states), 0)).backward()
+    return {name: tensor.grad for name, tensor in tensors.items() if tensor.grad is not None}
+
+
+def assert_within_monte_carlo_error(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], chains: int
+) -> None:
+    """States are 0 or 1, so a mean over independent chains has a standard error of at most 1 / (2 sqrt(chains))."""
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert float((found[name] - value).abs().max()) < 5 * 0.5 / math.sqrt(chains), name
+
+
+@pytest.mark.parametrize("offsets", [0.0, 0.5])
+def test_pcd_with_exact_chains_gives_the_gradient_of_log_p(offsets: float, generator: torch.Generator) -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1, offsets=offsets)
+    data = data_for(4, generator)
+    states, probabilities = joint_probabilities(machine)
+    rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
+    pcd = PersistentContrastiveDivergence(Gibbs(2), EXACT)
+    learning = pcd(machine, (data, None), tuple(state[rows] for state in states), generator)
+    assert_within_monte_carlo_error(learning.gradient, exact_gradient(machine, data), CHAINS)
+
+
+def test_cd_with_many_sweeps_gives_the_gradient_of_log_p(generator: torch.Generator) -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=2, weights=0.4)
+    data = data_for(4, generator)
+    repeated = data.repeat(CHAINS // len(data), 1)
+    learning = ContrastiveDivergence(Gibbs(25), EXACT)(machine, (repeated, None), None, generator)
+    assert learning.chains is None
+    assert_within_monte_carlo_error(learning.gradient, exact_gradient(machine, data), CHAINS)
+
+
+def test_cd_with_one_sweep_is_biased(generator: torch.Generator) -> None:
+    """So the test above would notice chains that have not moved."""
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=2, weights=1.5)
+    data = data_for(4, generator)
+    repeated = data.repeat(CHAINS // len(data), 1)
+    learning = ContrastiveDivergence(Gibbs(1), EXACT)(machine, (repeated, None), None, generator)
+    with pytest.raises(AssertionError):
+        assert_within_monte_carlo_error(learning.gradient, exact_gradient(machine, data), CHAINS)
+
+
+@pytest.mark.parametrize("case", [case for case in MACHINES if len(case[1]) == 2])
+@pytest.mark.parametrize("offsets", [0.0, 4.0])
+def test_the_closed_form_is_autograd_of_the_free_energies(
+    case: Case, offsets: float, generator: torch.Generator
+) -> None:
+    """d [mean F(data) - mean F(chains)], states held fixed: exact for any chains."""
+    machine = random_machine(*case, seed=3, offsets=offsets)
+    data, chains = data_for(case[1][0], generator), (normal(generator, 30, case[1][0]), None)
+    tensors = {name: tensor.clone().requires_grad_() for name, tensor in machine.named_tensors().items()}
+    live = machine.with_tensors(tensors)
+    (live.free_energy((data, None)).mean() - live.free_energy(chains).mean()).backward()
+    gradient, completed = contrast_exact(machine, (data, None), chains, generator)
+    for name, value in gradient.items():
+        torch.testing.assert_close(value, tensors[name].grad, msg=name)
+    assert completed[0] is chains[0]
+    assert completed[1].shape == (30, case[1][1])
+
+
+@pytest.mark.parametrize("offsets", [0.0, 2.0])
+def test_one_product_or_two_give_the_same(offsets: float, generator: torch.Generator) -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (5, 4), seed=4, offsets=offsets)
+    data, chains = data_for(5, generator), (data_for(5, generator), None)
+    together, drawn = contrast_exact(machine, (data, None), chains, torch.Generator().manual_seed(1))
+    apart, drawn_apart = contrast(machine, EXACT(machine, (data, None)), chains, torch.Generator().manual_seed(1))
+    assert all(torch.allclose(together[name], apart[name]) for name in together)
+    assert all(torch.equal(one, other) for one, other in zip(drawn, drawn_apart, strict=True))
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_a_dbm_learns_from_mean_field_minus_model(depth: int, generator: torch.Generator) -> None:
+    """With exact chains the gradient is <statistics> at the mean-field state minus the enumerated <statistics>."""
+    machine = random_machine(("bernoulli",) * depth, (3, 3, 2, 2)[:depth], seed=5, weights=0.5)
+    data = data_for(3, generator)
+    states, probabilities = joint_probabilities(machine)
+    rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
+    chains: States = tuple(state[rows] for state in states)
+    pcd = PersistentContrastiveDivergence(Gibbs(1), EXACT)
+    learning = pcd(machine, (data, *(None,) * (depth - 1)), chains, generator)
+    means = EXACT(machine, (data, *(None,) * (depth - 1))).means
+    for index in range(depth - 1):
+        positive = means[index].T @ means[index + 1] / len(data)
+        negative = (states[index] * probabilities[:, None]).T @ states[index + 1]
+        error = (learning.gradient[f"weights/{index}"] - (negative - positive)).abs().max()
+        assert float(error) < 5 * 0.5 / math.sqrt(CHAINS)
+    assert learning.info["mean_field_steps"] > 1
+
+
+@pytest.mark.parametrize("objective", [ContrastiveDivergence, PersistentContrastiveDivergence])
+def test_a_mirrored_hidden_chain_learns_from_its_clamped_middle(
+    objective: type[ContrastiveDivergence], generator: torch.Generator
+) -> None:
+    """h-v-h with the middle clamped, the last RBM of a DBM in pretraining: against the enumerated gradient."""
+    machine = random_machine(("bernoulli",) * 3, (2, 4, 2), seed=6, weights=0.4)
+    data = data_for(4, generator)
+    repeated = data.repeat(CHAINS // len(data), 1)
+    states, probabilities = joint_probabilities(machine)
+    rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
+    algorithm: Objective = objective(Gibbs(25), EXACT)
+    chains = tuple(state[rows] for state in states) if algorithm.persistent else None
+    learning = algorithm(machine, (None, repeated, None), chains, generator)
+    means = EXACT(machine, (None, data, None)).means
+    for index in (0, 1):
+        positive = means[index].T @ means[index + 1] / len(data)
+        negative = (states[index] * probabilities[:, None]).T @ states[index + 1]
+        error = (learning.gradient[f"weights/{index}"] - (negative - positive)).abs().max()
+        assert float(error) < 5 * 0.5 / math.sqrt(CHAINS)

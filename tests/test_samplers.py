@@ -1,0 +1,93 @@
+"""One contract over every sampler: started from the exact joint distribution, it stays there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import (
+    BINARY_MACHINES,
+    assert_mean_close,
+    assert_same_distribution,
+    joint_probabilities,
+    random_machine,
+    state_numbers,
+)
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.machine import ODD, BoltzmannMachine, States
+from ebm_pipeline.samplers import Gibbs, start_at_mean, start_at_visible
+
+Case = tuple[tuple[str, ...], tuple[int, ...]]
+CHAINS = 100_000
+SAMPLERS = [Gibbs(1), Gibbs(3)]
+
+
+def exact_draws(machine: BoltzmannMachine, generator: torch.Generator) -> tuple[States, torch.Tensor]:
+    states, probabilities = joint_probabilities(machine)
+    rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
+    return tuple(state[rows] for state in states), probabilities
+
+
+@pytest.mark.parametrize("case", BINARY_MACHINES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("offsets", [0.0, 1.0])
+def test_the_joint_distribution_stays(case: Case, sampler: Gibbs, offsets: float, generator: torch.Generator) -> None:
+    machine = random_machine(*case, seed=1, offsets=offsets)
+    chains, probabilities = exact_draws(machine, generator)
+    chains = sampler.step(machine, chains, generator)
+    assert_same_distribution(torch.bincount(state_numbers(chains), minlength=len(probabilities)), probabilities)
+
+
+def test_the_test_above_finds_layers_that_are_updated_all_at_once(generator: torch.Generator) -> None:
+    """The classic fault: every layer from the old state of the others. The visible marginal is right, the joint is not."""
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1, weights=1.5)
+    chains, probabilities = exact_draws(machine, generator)
+    at_once = tuple(
+        layer.sample(machine.inputs(chains, index), generator) for index, layer in enumerate(machine.layers)
+    )
+    with pytest.raises(AssertionError, match="chi-square"):
+        assert_same_distribution(torch.bincount(state_numbers(at_once), minlength=len(probabilities)), probabilities)
+
+
+@pytest.mark.parametrize("case", BINARY_MACHINES)
+def test_an_unfinished_step_leaves_the_odd_layers_to_the_caller(case: Case, generator: torch.Generator) -> None:
+    machine = random_machine(*case, seed=2)
+    chains, probabilities = exact_draws(machine, generator)
+    unfinished = Gibbs(2).step(machine, chains, generator, finish=False)
+    finished = machine.sample(unfinished, ODD, generator)
+    assert_same_distribution(torch.bincount(state_numbers(finished), minlength=len(probabilities)), probabilities)
+
+
+def test_clamped_layers_stay_and_the_others_follow_the_conditional(generator: torch.Generator) -> None:
+    machine = random_machine(("bernoulli",) * 3, (3, 3, 2), seed=3)
+    states, probabilities = joint_probabilities(machine)
+    visible = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    match = (states[0] == visible).all(1)
+    conditional = probabilities * match
+    conditional = conditional / conditional.sum()
+    rows = torch.multinomial(conditional, CHAINS, replacement=True, generator=generator)
+    chains = Gibbs(2).step(machine, tuple(state[rows] for state in states), generator, clamped=(0,))
+    assert torch.equal(chains[0], visible.expand(CHAINS, 3))
+    assert_same_distribution(torch.bincount(state_numbers(chains), minlength=len(conditional)), conditional)
+
+
+def test_chains_start_at_the_data_mean(generator: torch.Generator) -> None:
+    machine = random_machine(("bernoulli",) * 3, (4, 3, 2), seed=4)
+    mean = torch.tensor([0.1, 0.5, 0.7, 0.9], dtype=torch.float64)
+    chains = start_at_mean(machine, 50_000, mean, generator)
+    assert [tuple(chain.shape) for chain in chains] == [(50_000, 4), (50_000, 3), (50_000, 2)]
+    assert_mean_close(chains[0], mean)
+
+
+def test_chains_started_at_images_keep_them(generator: torch.Generator) -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=5)
+    visible = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64).expand(50_000, 4)
+    chains = start_at_visible(machine, visible, generator)
+    assert torch.equal(chains[0], visible)
+    assert_mean_close(chains[1], machine.layers[1].mean(machine.inputs((visible[:1], None), 1))[0])
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5])
+def test_a_wrong_number_of_sweeps_is_refused(steps: int) -> None:
+    with pytest.raises(UserError, match=r"sampler\.steps"):
+        Gibbs(steps)
