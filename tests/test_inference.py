@@ -76,7 +76,7 @@ def test_layers_that_are_no_neighbours_are_inferred_exactly(middle_clamped: bool
         value = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
         posterior = EXACT(machine, (None, value, None))
         match = (states[1] == value).all(1)
-        free = (0, 2)
+        free: tuple[int, ...] = (0, 2)
     else:
         first, last = states[0][100:101], states[2][7:8]
         posterior = EXACT(machine, (first, None, last))

@@ -51,7 +51,7 @@ TRAIN_KEYS = {
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
     "seed", "output_root", "threads", "training", "mean_field", "tracking",
 }  # fmt: skip
-TRAINING_KEYS = {"epochs", "chains", "products"}
+TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
 EXAMPLES = 32  # images shown of a data set
 MOST_MONITORED = 3000  # images per part that the monitored figures are computed on
 
@@ -148,6 +148,7 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
         scheduler=build(config.scheduler, "scheduler"),
         chains=config.training.chains,
         products=config.training.products,
+        centring=config.training.centring,
         seed=config.seed,
         penalties=tuple(model.penalties),
         fixed=tuple(model.fixed),

@@ -233,9 +233,7 @@ def _mosaic(tiles: Array, columns: int, gap_value: float) -> Array:
 
 def _with_gap(name: str) -> matplotlib.colors.Colormap:
     """The colour map with a light blue-grey for the gaps between tiles, so that white paper and white ink differ."""
-    colours = matplotlib.colormaps[name].copy()
-    colours.set_bad("#dfe5ec")
-    return colours
+    return matplotlib.colormaps[name].with_extremes(bad="#dfe5ec")
 
 
 def _figure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -32,5 +32,4 @@ class ContrastiveDivergence:
         if clamped[ODD] is not None:  # the data are the first to move, or they would still be in the chains' statistics
             start = machine.sample(start, ODD, generator)
         moved = self.sampler.step(machine, start, generator, finish=False)
-        gradient, _ = contrast(machine, posterior, moved, generator)
-        return Learning(gradient, None, {"mean_field_steps": posterior.steps})
+        return replace(contrast(machine, posterior, moved, generator), chains=None)

@@ -6,7 +6,7 @@ their even layers are samples, their odd layers conditional means given those (R
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,11 +18,12 @@ from ebm_pipeline.machine import ODD, BoltzmannMachine, PartialStates, States
 
 @dataclass(frozen=True, eq=False)
 class Learning:
-    """Gradient of -log p by parameter name, the chains to go on with, and figures worth watching."""
+    """Gradient of -log p by parameter name, chains to go on with, the data phase's mean state of each layer (units,)."""
 
     gradient: dict[str, Tensor]
     chains: States | None
-    info: dict[str, float] = field(default_factory=dict)
+    data_means: States
+    info: dict[str, float]
 
 
 class Objective(Protocol):
@@ -45,8 +46,8 @@ def odd_layers_are_free(clamped: PartialStates) -> bool:
 
 def contrast_exact(
     machine: BoltzmannMachine, clamped: PartialStates, chains: PartialStates, generator: torch.Generator
-) -> tuple[dict[str, Tensor], States]:
-    """Gradient and completed chains where all odd layers are free; the chains' odd layers are not read, but drawn."""
+) -> Learning:
+    """The signal where all odd layers are free; the chains' odd layers are not read, but drawn."""
     stacked: list[Tensor | None] = [
         None if data is None or chain is None else torch.cat((data, chain))
         for data, chain in zip(clamped, chains, strict=True)
@@ -57,28 +58,33 @@ def contrast_exact(
         inputs = machine.inputs(stacked, index)
         stacked[index] = machine.layers[index].mean(inputs)
         completed[index] = machine.layers[index].sample(inputs[data_size:], generator)
-    return _gradient(machine, _complete(stacked), data_size), _complete(completed)
+    return _learning(machine, _complete(stacked), _complete(completed), data_size)
 
 
 def contrast(
     machine: BoltzmannMachine, posterior: Posterior, chains: PartialStates, generator: torch.Generator
-) -> tuple[dict[str, Tensor], States]:
-    """Gradient and completed chains for any machine, given the data's posterior means."""
+) -> Learning:
+    """The signal for any machine, given the data's posterior means."""
     means, completed = list(chains), list(chains)
     for index in machine.parity(ODD):
         inputs = machine.inputs(chains, index)
         means[index] = machine.layers[index].mean(inputs)
         completed[index] = machine.layers[index].sample(inputs, generator)
     stacked = tuple(torch.cat(pair) for pair in zip(posterior.means, _complete(means), strict=True))
-    return _gradient(machine, stacked, len(posterior.means[0])), _complete(completed)
+    info = {"mean_field_steps": float(posterior.steps)} if machine.depth > 2 else {}
+    return _learning(machine, stacked, _complete(completed), len(posterior.means[0]), info)
 
 
-def _gradient(machine: BoltzmannMachine, stacked: States, data_size: int) -> dict[str, Tensor]:
-    """Mean of d E over the first `data_size` rows minus its mean over the others."""
+def _learning(
+    machine: BoltzmannMachine, stacked: States, chains: States, data_size: int, info: dict[str, float] | None = None
+) -> Learning:
+    """Mean of d E over the first `data_size` rows, the data's, minus its mean over the others, the chains'."""
+    dtype = machine.layers[0].bias.dtype
     size = len(stacked[0])
-    sample_weights = torch.full((size,), 1 / data_size, device=stacked[0].device, dtype=machine.layers[0].bias.dtype)
+    sample_weights = torch.full((size,), 1 / data_size, device=stacked[0].device, dtype=dtype)
     sample_weights[data_size:] = -1 / (size - data_size)
-    return machine.energy_gradient(stacked, sample_weights)
+    data_means = tuple(state[:data_size].mean(0, dtype=dtype) for state in stacked)
+    return Learning(machine.energy_gradient(stacked, sample_weights), chains, data_means, info or {})
 
 
 def _complete(states: PartialStates) -> States:

@@ -27,8 +27,5 @@ class PersistentContrastiveDivergence:
         assert chains is not None, "persistent contrastive divergence goes on from chains"
         moved = self.sampler.step(machine, chains, generator, finish=False)
         if odd_layers_are_free(clamped):
-            gradient, completed = contrast_exact(machine, clamped, moved, generator)
-            return Learning(gradient, completed)
-        posterior = self.mean_field(machine, clamped)
-        gradient, completed = contrast(machine, posterior, moved, generator)
-        return Learning(gradient, completed, {"mean_field_steps": posterior.steps})
+            return contrast_exact(machine, clamped, moved, generator)
+        return contrast(machine, self.mean_field(machine, clamped), moved, generator)

@@ -23,6 +23,7 @@ from ebm_pipeline.machine import BoltzmannMachine, States
 from ebm_pipeline.objectives import Objective
 from ebm_pipeline.samplers import visible_at_mean
 from ebm_pipeline.training.arrangement import Arrangement
+from ebm_pipeline.training.centring import centre
 from ebm_pipeline.training.penalties import Penalty, check_names
 
 PRODUCT_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -39,6 +40,7 @@ class Recipe:
     scheduler: Callable[[Optimizer], LRScheduler]
     chains: int = 100
     products: str = "float32"  # type of the matrix products; parameters and sums stay float32
+    centring: float | None = None  # rate of the offsets' running means; None trains without centring
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
     fixed: Sequence[str] = field(default_factory=tuple)  # names of parameters that training leaves alone
@@ -46,6 +48,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.chains < 1:
             raise UserError(f"the number of chains must be at least 1; got {self.chains}")
+        if self.centring is not None and not 0 < self.centring <= 1:
+            raise UserError(f"centring must be a rate in (0, 1], or null; got {self.centring!r}")
         if self.products not in PRODUCT_TYPES:
             raise UserError(f"products must be one of {', '.join(PRODUCT_TYPES)}; got {self.products!r}")
 
@@ -84,13 +88,23 @@ class BoltzmannTraining(pl.LightningModule):
         )
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.sums: dict[str, float] = {}  # of the objective's figures since the last validation
+        self.offset_names: list[str] = []
+        if recipe.centring is not None:
+            expanded = arrangement.expand(machine)
+            start = recipe.mean_field(expanded, arrangement.clamp(expanded.depth, visible_mean[None])).means
+            self.offset_names = self._register("offset", [state[0].clone() for state in start])
         self.chain_names: list[str] = []
         if recipe.objective.persistent:
             visible = visible_at_mean(machine, recipe.chains, visible_mean, self.generator)
             chains = arrangement.start(arrangement.expand(machine), visible, self.generator)
-            for index, chain in enumerate(chains):
-                self.register_buffer(f"chain_{index}", chain.to(self.product_type))
-                self.chain_names.append(f"chain_{index}")
+            self.chain_names = self._register("chain", [chain.to(self.product_type) for chain in chains])
+
+    def _register(self, name: str, tensors: Sequence[Tensor]) -> list[str]:
+        """Buffers name_0, name_1, ...: what a checkpoint holds beside the parameters."""
+        names = [f"{name}_{index}" for index in range(len(tensors))]
+        for own, tensor in zip(names, tensors, strict=True):
+            self.register_buffer(own, tensor)
+        return names
 
     def _trainable(self, machine: BoltzmannMachine) -> list[str]:
         fixed = set(self.recipe.fixed)
@@ -131,6 +145,9 @@ class BoltzmannTraining(pl.LightningModule):
         learning = self.recipe.objective(machine, clamped, self.chains, self.generator)
         for name, value in learning.info.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        if self.recipe.centring is not None:
+            self._move_offsets(learning.data_means, self.recipe.centring)
+            centre(learning.gradient, [getattr(self, name) for name in self.offset_names])
         gradient = self.arrangement.collapse(learning.gradient)
         if not torch.isfinite(gradient["layers/1/bias"].sum()):
             raise UserError(
@@ -148,6 +165,10 @@ class BoltzmannTraining(pl.LightningModule):
         optimizer.step()
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
             setattr(self, name, chain)
+
+    def _move_offsets(self, means: States, rate: float) -> None:
+        for name, mean in zip(self.offset_names, means, strict=True):
+            getattr(self, name).lerp_(mean, rate)
 
     def on_train_epoch_end(self) -> None:
         schedulers = self.lr_schedulers()

@@ -1,0 +1,345 @@
+"""The Lightning module, what it adds to the gradient, centring, and layerwise pretraining."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers import all_states, joint_probabilities, normal, random_machine
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.evaluation.enumeration import exact_log_partition
+from ebm_pipeline.evaluation.metrics import MonitoredImages
+from ebm_pipeline.inference import MeanField
+from ebm_pipeline.layers import Bernoulli, Gaussian
+from ebm_pipeline.machine import EVEN, BoltzmannMachine, assemble
+from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
+from ebm_pipeline.samplers import Gibbs
+from ebm_pipeline.training import L1, L2, Penalty, Pretraining, power_law
+from ebm_pipeline.training.arrangement import Arrangement
+from ebm_pipeline.training.centring import centre
+from ebm_pipeline.training.module import BoltzmannTraining, Recipe
+from ebm_pipeline.training.pretraining import compose, pretrain, recipe_for
+
+MEAN_FIELD = MeanField(tolerance=1e-4, max_steps=50)
+
+
+def recipe(lr: float = 0.1, epochs: int = 3, **changes: Any) -> Recipe:
+    own = Recipe(
+        objective=PersistentContrastiveDivergence(Gibbs(1), MEAN_FIELD),
+        mean_field=MEAN_FIELD,
+        optimizer=partial(torch.optim.SGD, lr=lr),
+        scheduler=partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.0, total_iters=epochs),
+        chains=50,
+        seed=1,
+    )
+    return replace(own, **changes)
+
+
+def small_machine(*units: int, seed: int = 0) -> BoltzmannMachine:
+    generator = torch.Generator().manual_seed(seed)
+    weights = [0.05 * torch.randn(*pair, generator=generator) for pair in itertools.pairwise(units)]
+    return assemble([Bernoulli.create(count) for count in units], weights)
+
+
+def stripes(count: int = 400) -> Tensor:
+    """Images of six pixels in which neighbours of a pair agree: easy to model, far from independent."""
+    generator = torch.Generator().manual_seed(2)
+    return (torch.rand(count, 3, generator=generator) < 0.5).float().repeat_interleave(2, dim=1)
+
+
+def monitored(images: Tensor) -> MonitoredImages:
+    return MonitoredImages(images[:50], images[50:100], 1 - images[:50])
+
+
+def fit(module: BoltzmannTraining, images: Tensor, epochs: int = 3, folder: Path | None = None) -> pl.Trainer:
+    callbacks: list[pl.Callback] = [ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=0)] if folder else []
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, callbacks=callbacks, enable_checkpointing=bool(folder),
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    batches = DataLoader(
+        TensorDataset(images), batch_size=20, collate_fn=lambda rows: torch.stack([row for (row,) in rows])
+    )
+    trainer.fit(module, train_dataloaders=batches, val_dataloaders=[torch.zeros(1)])
+    return trainer
+
+
+def log_likelihood(machine: BoltzmannMachine, images: Tensor) -> float:
+    return float(-machine.free_energy((images, None)).mean()) - exact_log_partition(machine)
+
+
+# ---------------------------------------------------------------------------------------------- the module
+
+
+@pytest.mark.parametrize("centring", [None, 0.05])
+@pytest.mark.parametrize("objective", [ContrastiveDivergence, PersistentContrastiveDivergence])
+def test_training_finds_the_structure(centring: float | None, objective: type) -> None:
+    images = stripes()
+    own = recipe(lr=0.5, epochs=80, objective=objective(Gibbs(5), MEAN_FIELD), centring=centring)
+    module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(images))
+    before = log_likelihood(module.machine, images)
+    fit(module, images, 80)
+    after = log_likelihood(module.machine, images)
+    assert before < -4.0  # six independent coins: 6 log 2 = 4.16
+    assert after > -2.6  # three coins are 3 log 2 = 2.08
+    assert module.trainer.callback_metrics["reconstruction_error"] < 0.3
+
+
+def test_fixed_parameters_do_not_move() -> None:
+    images = stripes()
+    layers = [Bernoulli.create(6), Gaussian.create(3)]
+    machine = assemble(layers, [0.1 * torch.ones(6, 3)])
+    module = BoltzmannTraining(machine, recipe(fixed=("layers/1/bias",)), images.mean(0), monitored(images))
+    fit(module, images, 1)
+    trained = module.machine.named_tensors()
+    assert torch.equal(trained["layers/1/bias"], torch.zeros(3))
+    assert torch.equal(trained["layers/1/variance"], torch.ones(3))
+    assert not torch.equal(trained["weights/0"], machine.weights[0])
+
+
+def test_the_step_is_gradient_plus_penalty(generator: torch.Generator) -> None:
+    images = stripes(20)
+    machine = small_machine(6, 4)
+
+    def weights_after_one_step(*penalties: Penalty) -> Tensor:
+        own = recipe(lr=1.0, penalties=penalties)
+        module = BoltzmannTraining(machine, own, images.mean(0), monitored(stripes()))
+        fit(module, images, 1)
+        return module.machine.weights[0]
+
+    plain = weights_after_one_step()
+    weights = machine.weights[0]
+    torch.testing.assert_close(plain - weights_after_one_step(L1(0.01, ["weights/0"])), 0.01 * weights.sign())
+    torch.testing.assert_close(plain - weights_after_one_step(L2(0.1, ["weights/0"])), 0.1 * weights)
+
+
+@pytest.mark.parametrize("kind", [L1, L2])
+def test_penalties_are_the_gradient_of_their_definition(kind: type[Penalty], generator: torch.Generator) -> None:
+    weights = normal(generator, 4, 3).requires_grad_()
+    value = weights.abs().sum() if kind is L1 else 0.5 * weights.square().sum()
+    (expected,) = torch.autograd.grad(0.3 * value, weights)
+    found = torch.zeros(4, 3, dtype=torch.float64)
+    kind(0.3, ["weights/0"]).add_gradient(weights.detach(), found)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_checkpoint_holds_everything_and_loads_weights_only(tmp_path: Path) -> None:
+    images = stripes()
+    module = BoltzmannTraining(small_machine(6, 4), recipe(centring=0.1), images.mean(0), monitored(images))
+    fit(module, images, 2, tmp_path)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    other = BoltzmannTraining(
+        small_machine(6, 4, seed=9), recipe(centring=0.1, seed=5), images.mean(0), monitored(images)
+    )
+    other.load_state_dict(saved["state_dict"])
+    other.on_load_checkpoint(saved)
+    assert module.chains is not None
+    assert other.chains is not None
+    torch.testing.assert_close(other.machine.named_tensors(), module.machine.named_tensors(), rtol=0, atol=0)
+    torch.testing.assert_close(other.chains, module.chains, rtol=0, atol=0)
+    assert torch.equal(other.offset_1, module.offset_1)  # type: ignore[arg-type]
+    assert torch.equal(other.generator.get_state(), module.generator.get_state())
+    assert saved["global_step"] == 40
+
+
+def test_the_same_seed_gives_the_same_machine() -> None:
+    images = stripes()
+
+    def weights(seed: int) -> Tensor:
+        module = BoltzmannTraining(small_machine(6, 4), recipe(seed=seed), images.mean(0), monitored(images))
+        fit(module, images, 2)
+        return module.machine.weights[0]
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_products_in_bfloat16_learn_as_well() -> None:
+    images = stripes()
+    own = recipe(
+        lr=0.5, epochs=80, objective=PersistentContrastiveDivergence(Gibbs(5), MEAN_FIELD), products="bfloat16"
+    )
+    module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(images))
+    fit(module, images, 80)
+    assert module.machine.weights[0].dtype == torch.float32
+    assert log_likelihood(module.machine, images) > -2.6
+
+
+def test_a_diverging_training_stops_and_says_where() -> None:
+    images = stripes()
+    machine = assemble([Gaussian.create(6), Gaussian.create(4)], [2 * torch.ones(6, 4)])  # no normalizable distribution
+    module = BoltzmannTraining(machine, recipe(lr=10.0), images.mean(0), monitored(images))
+    with pytest.raises(UserError, match=r"diverged.*step \d+ \(epoch \d.*lower optimizer.lr"):
+        fit(module, images, 200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fixed": ("layers/9/bias",)}, "layers/9/bias"),
+        ({"penalties": (L1(0.1, ["weights/3"]),)}, r"L1 names the parameter 'weights/3'; this model has weights/0"),
+        ({"chains": 0}, "chains"),
+        ({"products": "float8"}, "float8"),
+        ({"centring": 2.0}, "centring"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(changes: dict[str, Any], message: str) -> None:
+    images = stripes()
+    with pytest.raises(UserError, match=message):
+        BoltzmannTraining(small_machine(6, 4), recipe(**changes), images.mean(0), monitored(images))
+    with pytest.raises(UserError, match="strength"):
+        L1(-1.0, [])
+
+
+def test_power_law_is_the_studys_schedule() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule = power_law(optimizer, coefficient=1.0)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.01, 0.01 / 2, 0.01 / 3, 0.01 / 4])
+
+
+# ---------------------------------------------------------------------------------------------- centring
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (3, 3, 2), (3, 2, 3, 2)])
+def test_centring_is_descent_on_the_centred_machine(sizes: tuple[int, ...], generator: torch.Generator) -> None:
+    """One step on (W, centred biases) with offsets, folded, equals one step along the transformed gradient."""
+    machine = random_machine(("bernoulli",) * len(sizes), sizes, seed=1)
+    offsets = tuple(torch.rand(units, generator=generator, dtype=torch.float64) for units in sizes)
+    states = tuple(normal(generator, 10, units) for units in sizes)
+    sample_weights = torch.cat((torch.full((5,), 0.2), torch.full((5,), -0.2))).double()
+    # the same distribution, with offsets: biases such that folding gives `machine` back
+    bare = replace(machine, offsets=offsets)
+    shift = [folded.bias - layer.bias for folded, layer in zip(bare.folded().layers, machine.layers, strict=True)]
+    layers = tuple(layer.with_tensors(bias=layer.bias - own) for layer, own in zip(machine.layers, shift, strict=True))
+    centred = replace(bare, layers=layers)
+    rate = 0.1
+    stepped = centred.with_tensors(
+        {
+            name: centred.named_tensors()[name] - rate * value
+            for name, value in centred.energy_gradient(states, sample_weights).items()
+        }
+    ).folded()
+    transformed = centre(machine.energy_gradient(states, sample_weights), offsets)
+    for name, value in transformed.items():
+        torch.testing.assert_close(stepped.named_tensors()[name], machine.named_tensors()[name] - rate * value)
+
+
+# ---------------------------------------------------------------------------------------------- pretraining
+
+
+@pytest.mark.parametrize("arrangement", [Arrangement.MIRRORED_VISIBLE, Arrangement.MIRRORED_HIDDEN])
+def test_a_mirrored_rbm_against_enumeration(arrangement: Arrangement, generator: torch.Generator) -> None:
+    """Gradient of -log p(data clamped) of the tied chain: autograd through the enumerated chain, in float64."""
+    machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=3)
+    data = (normal(generator, 8, 3) > 0).double()
+    tensors = {name: tensor.clone().requires_grad_() for name, tensor in machine.named_tensors().items()}
+    live = machine.with_tensors(tensors)
+    weights, visible, hidden = live.weights[0], live.layers[0].bias, live.layers[1].bias
+    v, h = all_states(3), all_states(2)
+    if arrangement is Arrangement.MIRRORED_VISIBLE:  # E(v, h, v') = -(v + v') W h - b(v + v') - c h
+        pairs = v[:, None] + v[None, :]
+        energy = -(pairs.reshape(-1, 3) @ weights @ h.T) - (pairs.reshape(-1, 3) @ visible)[:, None] - h @ hidden
+        free = -(2 * data @ visible) - torch.nn.functional.softplus(2 * data @ weights + hidden).sum(1)
+    else:  # E(h, v, h') = -v W (h + h') - b v - c (h + h')
+        pairs = (h[:, None] + h[None, :]).reshape(-1, 2)
+        energy = -(v @ weights @ pairs.T) - (v @ visible)[:, None] - pairs @ hidden
+        free = -(data @ visible) - 2 * torch.nn.functional.softplus(data @ weights + hidden).sum(1)
+    (free.mean() + torch.logsumexp(-energy.flatten(), 0)).backward()
+
+    expanded = arrangement.expand(machine)
+    states, probabilities = joint_probabilities(expanded)
+    posterior = MEAN_FIELD(expanded, arrangement.clamp(3, data))
+    stacked = tuple(torch.cat(pair) for pair in zip(posterior.means, states, strict=True))
+    sample_weights = torch.cat((torch.full((8,), 1 / 8, dtype=torch.float64), -probabilities))
+    gradient = arrangement.collapse(expanded.energy_gradient(stacked, sample_weights))
+    assert set(gradient) == set(tensors)
+    for name, value in gradient.items():
+        torch.testing.assert_close(value, tensors[name].grad, msg=name)
+
+
+def test_both_copies_are_drawn_on_their_own(generator: torch.Generator) -> None:
+    """Doubling one drawn copy would make them equal."""
+    machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=4)
+    expanded = Arrangement.MIRRORED_VISIBLE.expand(machine)
+    chains = Arrangement.MIRRORED_VISIBLE.start(expanded, torch.zeros(1000, 3, dtype=torch.float64), generator)
+    moved = Gibbs(3).step(expanded, chains, generator)
+    assert not torch.equal(moved[0], moved[2])
+
+
+def test_composition_halves_the_middle_and_means_the_shared_biases() -> None:
+    dbm = small_machine(5, 4, 3, 2)
+    rbms = []
+    for index, (lower, upper) in enumerate(((5, 4), (4, 3), (3, 2))):
+        rbm = small_machine(lower, upper, seed=index)
+        biases = {
+            "layers/0/bias": torch.full((lower,), 1.0 + index),
+            "layers/1/bias": torch.full((upper,), 5.0 + index),
+        }
+        rbms.append(rbm.with_tensors(biases))
+    composed = compose(dbm, rbms)
+    assert torch.equal(composed.weights[0], rbms[0].weights[0])
+    assert torch.equal(composed.weights[1], 0.5 * rbms[1].weights[0])
+    assert torch.equal(composed.weights[2], rbms[2].weights[0])
+    assert [float(layer.bias[0]) for layer in composed.layers] == [1.0, (5 + 2) / 2, (6 + 3) / 2, 7.0]
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_pretraining_starts_a_dbm_better_than_chance(depth: int) -> None:
+    images = stripes(1000)
+    dbm = small_machine(6, 6, 5, 4)
+    dbm = replace(dbm, layers=dbm.layers[:depth], weights=dbm.weights[: depth - 1])
+    own = recipe(lr=0.3, epochs=10, objective=PersistentContrastiveDivergence(Gibbs(3), MEAN_FIELD))
+    seen: list[tuple[Arrangement, int]] = []
+
+    def run(module: BoltzmannTraining, index: int) -> BoltzmannMachine:
+        seen.append((module.arrangement, index))
+        fit(module, images, 10)
+        return module.machine
+
+    composed = pretrain(dbm, own, images.mean(0), monitored(images), lambda encode: encode(images).mean(0), run)
+    kinds = [Arrangement.MIRRORED_VISIBLE, *[Arrangement.PLAIN] * (depth - 3), Arrangement.MIRRORED_HIDDEN]
+    assert seen == [(kind, index) for index, kind in enumerate(kinds)]
+    double = composed.map(Tensor.double)
+    even = all_states(sum(double.layers[index].units for index in double.parity(EVEN))).split([6, 5], dim=1)
+    states: list[Tensor | None] = [even[0], None, even[1], None]
+    log_probabilities = torch.log_softmax(-double.free_energy(states[:depth]), 0)
+    log_marginal = log_probabilities.view(2**6, 2**5).logsumexp(1)
+    data_numbers = (images.double() * 2 ** torch.arange(5, -1, -1)).sum(1).long()
+    assert float(log_marginal[data_numbers].mean()) > -3.6  # independent pixels: -4.16
+
+
+def test_a_dbms_recipe_reaches_its_rbms_under_their_own_names() -> None:
+    own = recipe(penalties=(L1(0.1, ["weights/0", "weights/1"]), L2(0.2, ["weights/1"])), fixed=("layers/2/bias",))
+    first, second = recipe_for(own, 0), recipe_for(own, 1)
+    assert [list(penalty.parameters) for penalty in first.penalties] == [["weights/0"], []]
+    assert [list(penalty.parameters) for penalty in second.penalties] == [["weights/0"], ["weights/0"]]
+    assert (first.fixed, second.fixed) == ([], ["layers/1/bias"])
+    assert len({own.seed, first.seed, second.seed}) == 3
+
+
+def test_pretraining_needs_two_hidden_layers() -> None:
+    images = stripes()
+    with pytest.raises(UserError, match="at least two hidden layers"):
+        pretrain(
+            small_machine(6, 4), recipe(), images.mean(0), monitored(images),
+            lambda encode: images.mean(0), lambda module, index: module.machine,
+        )  # fmt: skip
+    with pytest.raises(UserError, match="joint_learning_rate"):
+        Pretraining(epochs=1, joint_learning_rate=0.0)
+    assert math.isclose(Pretraining(epochs=1).joint_learning_rate, 1.0)
