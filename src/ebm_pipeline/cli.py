@@ -23,34 +23,34 @@ def config_folder() -> str:
 
 
 def _train(config: DictConfig) -> float:
-    from ebm_pipeline import pipeline
+    from ebm_pipeline import configuration, pipeline, tracking
 
     try:
-        return pipeline.train(config, pipeline.output_folder())["reconstruction_error"]
+        return pipeline.train(config, configuration.output_folder())["reconstruction_error"]
     except UserError as error:
-        if pipeline.PARENT_VARIABLE in os.environ:  # the sweep goes on with its other jobs: say now what happened
+        if tracking.PARENT_VARIABLE in os.environ:  # the sweep goes on with its other jobs: say now what happened
             print(f"error: {error}", file=sys.stderr)
         raise
 
 
 def _evaluate(config: DictConfig) -> None:
-    from ebm_pipeline import pipeline
+    from ebm_pipeline import assessment, configuration
 
-    pipeline.evaluate(config, pipeline.output_folder())
+    assessment.evaluate(config, configuration.output_folder())
 
 
 def _compare(config: DictConfig) -> None:
-    from ebm_pipeline import pipeline
+    from ebm_pipeline import comparison, configuration
 
-    pipeline.compare_runs(config, pipeline.output_folder())
+    comparison.compare_runs(config, configuration.output_folder())
 
 
 def _data(config: DictConfig) -> None:
-    from ebm_pipeline import pipeline
+    from ebm_pipeline.configuration import build_data, check_keys
     from ebm_pipeline.data.hdf5 import describe, shuffled_copy
 
-    pipeline.check_keys(config, {"data", "seed", "output_root", "shuffled_copy"}, "")
-    data = pipeline.build_data(config)
+    check_keys(config, {"data", "seed", "output_root", "shuffled_copy"}, "")
+    data = build_data(config)
     path = data.path
     if config.shuffled_copy is not None:
         path = Path(config.shuffled_copy).absolute()
@@ -88,9 +88,9 @@ def train() -> None:
 
     def finish(failed: bool) -> None:
         if "EBM_PARENT_RUN" in os.environ:
-            from ebm_pipeline import pipeline
+            from ebm_pipeline import sweeps
 
-            pipeline.finish_sweep(failed)
+            sweeps.finish_sweep(failed)
 
     _run(_train, "train", finish)
 

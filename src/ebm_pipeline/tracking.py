@@ -27,6 +27,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from ebm_pipeline.errors import UserError  # noqa: E402
 
+PARENT_VARIABLE = "EBM_PARENT_RUN"  # how the jobs of a sweep learn of their parent run
 RUN_FILE = "run.json"
 OUTPUT_TAG = "ebm.output_dir"
 PARENT_TAG = "mlflow.parentRunId"

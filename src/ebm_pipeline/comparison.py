@@ -1,0 +1,149 @@
+"""`ebm-compare`: table and figures of several runs, and the comparison that ends a sweep."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from ebm_pipeline import plots, tracking
+from ebm_pipeline.configuration import check_keys, tracking_uri
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.tracking import RunRecord, Tracker
+
+log = logging.getLogger(__name__)
+
+COMPARED = {
+    "reconstruction_error": "reconstruction error (RMS)",
+    "reconstruction_wrong_pixels": "wrong pixels, reconstructed",
+    "denoising_error": "denoising error (RMS)",
+    "denoising_wrong_pixels": "wrong pixels, denoised",
+    "pseudo_likelihood": "pseudo-likelihood (nats)",
+    "parameters": "parameters",
+    "training_seconds": "training time (s)",
+}
+COUNTED = ("parameters",)
+
+
+def compare_runs(config: DictConfig, folder: Path) -> None:
+    """`ebm-compare`: any runs, by folder, id or beginning of an id; a sweep stands for its runs."""
+    check_keys(config, {"runs", "output_root", "tracking"}, "")
+    references = [config.runs] if isinstance(config.runs, str) else list(config.runs)
+    if not references:
+        raise UserError("nothing to compare: give runs=[...], folders or MLflow run ids")
+    uri = tracking_uri(config)
+    runs: list[RunRecord] = []
+    for reference in references:
+        record = tracking.find_run(uri, str(reference))
+        under = [run for run in tracking.children(uri, record.run_id) if run.status == "FINISHED"]
+        runs += under or [record]
+    compare(uri, runs, folder, None)
+    log.info(f"pictures and table: {folder}")
+
+
+def compare(uri: str, runs: Sequence[RunRecord], folder: Path, tracker: Tracker | None) -> None:
+    """Table (CSV, Markdown) and figures of several runs, to a folder and to a parent run if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = unique_names(runs)
+    columns: dict[str, list[str]] = {"model": list(names)}
+    for key, label in COMPARED.items():
+        columns[label] = [shown(key, run.metrics) for run in runs]
+    rows = list(zip(*columns.values(), strict=True))
+    with open(folder / "comparison.csv", "w", newline="") as file:
+        csv.writer(file).writerows([list(columns), *rows])
+    table = "\n".join(
+        f"| {' | '.join(cells)} |" for cells in [list(columns), ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    )
+    (folder / "comparison.md").write_text(table + "\n")
+    log.info(table)
+
+    figures = comparison_figures(dict(zip(names, runs, strict=True)))
+    figures["learning_curves"] = learning_curves(uri, dict(zip(names, runs, strict=True)))
+    for key, figure in figures.items():
+        path = plots.save(figure, folder / f"{key}.png")
+        if tracker is not None:
+            tracker.log_image(plots.to_rgb(figure), key, 0)
+            tracker.log_file(path, "comparison")
+    if tracker is not None:
+        tracker.log_table(columns, "comparison.json")
+        for name in ("comparison.csv", "comparison.md"):
+            tracker.log_file(folder / name, "comparison")
+
+
+def unique_names(runs: Sequence[RunRecord]) -> list[str]:
+    """The runs' names, with the beginning of the id where two runs share one."""
+    names = [run.name for run in runs]
+    return [
+        f"{name} {run.run_id[:4]}" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def shown(key: str, metrics: Mapping[str, float]) -> str:
+    """A figure for a table; a dash where the run has none."""
+    if key not in metrics:
+        return "-"
+    return f"{metrics[key]:.0f}" if key in COUNTED else f"{metrics[key]:.4g}"
+
+
+def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
+    """The study's figures, with a row per run; only of runs that saw the same images."""
+    arrays: dict[str, dict[str, Any]] = {}
+    for name, run in runs.items():
+        path = (run.output_dir or Path()) / "pictures.h5"
+        if not path.is_file():
+            raise UserError(
+                f"the run {name} ({run.run_id}) has no pictures at {path}: it is no finished training on this machine"
+            )
+        with h5py.File(path) as file:
+            arrays[name] = {key: file[key][:] for key in file}
+            arrays[name] |= {"shape": tuple(int(size) for size in file.attrs["image_shape"])}
+            arrays[name] |= {"drawn": str(file["fantasies"].attrs["drawn"])}
+    first = next(iter(arrays.values()))
+    same = all(
+        np.array_equal(own[key], first[key])
+        for own in arrays.values()
+        for key in ("data", "noisy")
+        if own[key].shape == first[key].shape
+    )
+    if not same or any(
+        own["shape"] != first["shape"] or own["data"].shape != first["data"].shape for own in arrays.values()
+    ):
+        log.warning("the runs saw different images: the comparison has no rows of images")
+        return {}
+    shape = first["shape"]
+    once = "up through all layers and down again by conditional modes"
+    drawn = {own["drawn"] for own in arrays.values()}
+    return {
+        "reconstructions": plots.comparison(
+            {"Data": first["data"]} | {name: own["reconstructions"] for name, own in arrays.items()},
+            shape, "Reconstructions of validation images", once,
+        ),
+        "denoising": plots.comparison(
+            {"Data": first["data"], "Noisy": first["noisy"]} | {name: own["denoised"] for name, own in arrays.items()},
+            shape, "Denoising of validation images", once,
+        ),
+        "fantasies": plots.comparison(
+            {name: own["fantasies"] for name, own in arrays.items()},
+            shape, "Fantasy particles", drawn.pop() if len(drawn) == 1 else "drawn in different ways: see each run",
+        ),
+    }  # fmt: skip
+
+
+def learning_curves(uri: str, runs: Mapping[str, RunRecord]) -> Figure:
+    """Validation figures against the epoch, from the store."""
+    curves: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {}
+    for key in ("reconstruction_error", "denoising_error", "pseudo_likelihood", "weight_norm", "weight_sparsity"):
+        curves[key] = {}
+        for name, run in runs.items():
+            if key in run.metrics:
+                steps, values = tracking.metric_history(uri, run.run_id, key)
+                epoch_of = dict(zip(*tracking.metric_history(uri, run.run_id, "epoch"), strict=True))
+                curves[key][name] = ([epoch_of.get(step, step) for step in steps], values)
+    return plots.learning_curves(curves, "Learning curves", "figures on validation images")

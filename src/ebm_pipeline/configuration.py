@@ -1,0 +1,88 @@
+"""From a composed configuration to objects: instantiation, checks, the store, torch's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ebm_pipeline import tracking
+from ebm_pipeline.data import DataSet
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.numerics import choose_float32_products
+
+
+def build(config: Any, what: str) -> Any:
+    """Hydra's instantiate; whatever a configuration gets wrong becomes one message."""
+    try:
+        return instantiate(config)
+    except InstantiationException as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, UserError):
+            raise cause from error
+        shown = str(cause or error).splitlines()[0]
+        raise UserError(
+            f"the configuration of {what} does not work: {shown}. See conf/ for the options it has"
+        ) from error
+
+
+def check_keys(config: DictConfig, known: set[str], where: str) -> None:
+    """Raise for keys that nothing reads: most often a typing error after a `+`."""
+    unknown = sorted(set(map(str, config)) - known)
+    if unknown:
+        raise UserError(
+            f"unknown option {', '.join(where + key for key in unknown)}; known: {', '.join(sorted(known))}"
+        )
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration in plain containers."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def tracking_uri(config: DictConfig) -> str:
+    """The configured store, or sqlite under output_root."""
+    return config.tracking.uri or f"sqlite:///{Path(config.output_root).absolute() / 'mlflow.db'}"
+
+
+def open_experiment(config: DictConfig) -> tuple[str, str]:
+    """(uri, experiment id), the store made if it is missing."""
+    uri = tracking_uri(config)
+    root = Path(config.output_root).absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to output_root={root} ({error}): set EBM_OUTPUT_DIR to a folder that can be written"
+        ) from error
+    return uri, tracking.prepare_store(uri, root / "mlartifacts", config.tracking.experiment)
+
+
+def set_up_torch(threads: int | None) -> None:
+    """Threads, and the fastest products that are still float32."""
+    if threads is not None:
+        if not isinstance(threads, int) or threads < 1:
+            raise UserError(f"threads must be a whole number, at least 1, or null; got {threads!r}")
+        torch.set_num_threads(threads)
+    choose_float32_products()
+
+
+def build_data(config: DictConfig) -> DataSet:
+    """The data set; where the file decides the number of pixels, the configuration learns it."""
+    data: DataSet = build(config.data, "data")
+    if config.data.units is None:
+        with open_dict(config):
+            config.data.units = data.units
+    return data
+
+
+def output_folder() -> Path:
+    """The folder that Hydra made for this job."""
+    return Path(HydraConfig.get().runtime.output_dir)
