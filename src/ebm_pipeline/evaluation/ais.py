@@ -137,7 +137,7 @@ def equal_steps(
     The standard deviation of a step's log weight over the chains, per beta, is the speed of the thermodynamic length
     (Crooks 2007); betas at equal lengths give the weights the least variance where chains keep up.
     """
-    pilot = even_steps(max(20, count // PILOT_SHARE))
+    pilot = even_steps(pilot_temperatures(count))
     spreads: list[Tensor] = []
     states = _draw(base, chains, generator)
     _anneal(machine.folded(), base, pilot.tolist(), states, generator, progress, spreads.append)
@@ -154,6 +154,11 @@ def equal_steps(
     betas = pilot[upper - 1] + share * (pilot[upper] - pilot[upper - 1])
     betas[0], betas[-1] = 0, 1
     return betas
+
+
+def pilot_temperatures(count: int) -> int:
+    """How many temperatures the pilot run of `equal_steps` has."""
+    return max(20, count // PILOT_SHARE)
 
 
 def summarize(log_weights: Tensor, base_log_partition: float, count: int) -> LogPartition:
