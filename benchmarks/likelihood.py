@@ -1,7 +1,8 @@
 """How far the likelihoods can be trusted: AIS against exact log Z, coverage of the stated interval, its width and its cost.
 
 `python -m benchmarks.likelihood NAME ...` prints some of the figures: accuracy, coverage, cost (no data needed);
-small RUN_OUTPUT (the exact likelihood of RBM-16 on MNIST, trained into that folder); full RUN (the evaluation of a run).
+small OUTPUT: the exact likelihood of RBM-16 on MNIST, trained into that folder;
+full RUN OUTPUT: the evaluation of a run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,16 +40,16 @@ from ebm_pipeline.pipeline import train
 from ebm_pipeline.samplers import Gibbs, start_at_mean
 
 SEED = 137
-UNITS = {"b": Bernoulli, "g": Gaussian}
-CASES = {  # name: (unit types from the visible layer up, units, scale of the random weights or None for trained, centring offsets)
+UNITS: dict[str, type[Bernoulli] | type[Gaussian]] = {"b": Bernoulli, "g": Gaussian}
+CASES = {  # name: (unit types, visible first; units; scale of the random weights, None for trained; centring offsets)
     "RBM, random": ("bb", (30, 14), 0.5, False),
-    "RBM, random, offsets": ("bb", (40, 20), 0.3, True),
+    "RBM, random, offsets": ("bb", (40, 18), 0.3, True),
     "RBM, trained": ("bb", (64, 16), None, False),
     "RBM, trained, offsets": ("bb", (64, 12), None, True),
     "Gaussian RBM, random": ("gb", (20, 15), 0.3, True),
     "Gaussian RBM, trained": ("gb", (64, 14), None, False),
     "Hopfield, random": ("bg", (16, 9), 0.3, False),
-    "Hopfield, random, offsets": ("bg", (20, 5), 0.25, True),
+    "Hopfield, random, offsets": ("bg", (18, 5), 0.25, True),
     "DBM, random": ("bbb", (12, 18, 10), 0.5, True),
     "DBM, trained": ("bbb", (64, 16, 10), None, False),
     "DBM, Gaussian pixels, random": ("gbb", (10, 16, 8), 0.4, True),
@@ -64,6 +66,7 @@ def digits(kinds: str) -> Tensor:
     return (grey > 0.5).float() if kinds[0] == "b" else (grey - grey.mean(0)) / (grey.std(0) + 0.1)
 
 
+@cache
 def known_machine(name: str) -> tuple[BoltzmannMachine, Tensor]:
     """A machine of CASES, float32, whose log Z can be enumerated, and images (images, units) of what it models."""
     kinds, sizes, scale, offsets = CASES[name]
@@ -71,7 +74,7 @@ def known_machine(name: str) -> tuple[BoltzmannMachine, Tensor]:
     layers: list[Layer] = [UNITS[kind].create(units) for kind, units in zip(kinds, sizes, strict=True)]
     if scale is None:
         images = digits(kinds)
-        machine = trained(layers, images, 3000, generator)
+        machine = trained(layers, images, 2000, generator)
     else:
         layers = [layer.with_tensors(bias=0.5 * torch.randn(layer.units, generator=generator)) for layer in layers]
         machine = assemble(layers, [scale * torch.randn(*pair, generator=generator) for pair in pairwise(sizes)])
@@ -115,7 +118,9 @@ def exact_samples(machine: BoltzmannMachine, count: int, generator: torch.Genera
     every = torch.cat(list(binary_states(sum(sizes))))
     for index, part in zip(machine.parity(parity), every.split(sizes, dim=1), strict=True):
         states[index] = part
-    chosen = torch.multinomial(torch.softmax(-exact.free_energy(states, 1 - parity), 0), count, True, generator=generator)
+    chosen = torch.multinomial(
+        torch.softmax(-exact.free_energy(states, 1 - parity), 0), count, True, generator=generator
+    )
     for index in machine.parity(parity):
         state = states[index]
         assert state is not None
@@ -182,7 +187,8 @@ def coverage(seeds: int = 100) -> None:
         ess = statistics.median(min(run.forward.ess, run.reverse.ess) for run in runs)
         width = f"{statistics.median(widths):.2f}" if widths else "-"
         print(
-            f"| {name} | {temperatures} | {ess:.0f} | {seeds - len(stated)} | {right} | {len(stated)} | {width} |", flush=True
+            f"| {name} | {temperatures} | {ess:.0f} | {seeds - len(stated)} | {right} | {len(stated)} | {width} |",
+            flush=True,
         )
 
 
@@ -245,12 +251,14 @@ def _cpu_seconds(function: Callable[[], None]) -> float:
     return time.process_time() - started
 
 
+FIGURES: dict[str, Callable[[], None]] = {"accuracy": accuracy, "coverage": coverage, "cost": cost}
+
 if __name__ == "__main__":
-    arguments = sys.argv[1:] or ["accuracy", "coverage", "cost"]
+    arguments = sys.argv[1:] or list(FIGURES)
     if arguments[0] == "small":
         small(Path(arguments[1]))
     elif arguments[0] == "full":
         full(Path(arguments[1]), Path(arguments[2]))
     else:
         for argument in arguments:
-            {"accuracy": accuracy, "coverage": coverage, "cost": cost}[argument]()
+            FIGURES[argument]()

@@ -231,9 +231,11 @@ def _annealed(machine: BoltzmannMachine, base: BoltzmannMachine, beta: float) ->
 
 
 def _draw(base: BoltzmannMachine, chains: int, generator: torch.Generator) -> States:
+    """Samples (chains, units) of a machine without couplings; (images, chains, units) if its biases are those of replicas."""
+    shapes = [torch.broadcast_shapes((chains, 1), layer.bias.shape) for layer in base.layers]
     return tuple(
-        layer.sample(torch.zeros(chains, layer.units, dtype=layer.bias.dtype, device=layer.bias.device), generator)
-        for layer in base.layers
+        layer.sample(torch.zeros(shape, dtype=layer.bias.dtype, device=layer.bias.device), generator)
+        for layer, shape in zip(base.layers, shapes, strict=True)
     )
 
 

@@ -46,7 +46,9 @@ CLAMPED_IMAGES, CLAMPED_CHAINS, CLAMPED_TEMPERATURES = 100, 10, 300
 PLACEMENTS = ("equal", "even")
 BASES = ("data_mean", "uniform")
 
-Stage = Callable[[str, int], Callable[[int], None]]  # name and number of steps of a stage -> what to call after each step
+Stage = Callable[
+    [str, int], Callable[[int], None]
+]  # name and number of steps of a stage -> what to call after each step
 
 
 def _silent(name: str, steps: int) -> Callable[[int], None]:
@@ -243,7 +245,9 @@ class Likelihood:
                 "independent": {
                     part: independent_log_likelihood(machine, data_mean, images) for part, images in parts.items()
                 },
-                "tightness": tightness(machine, next(iter(parts.values())), mean_field, generator, stage) if deep else None,
+                "tightness": tightness(machine, next(iter(parts.values())), mean_field, generator, stage)
+                if deep
+                else None,
             }
             if enumerable_parity(machine) is not None:
                 exact = exact_log_partition(machine, stage("enumeration", blocks(machine)))
@@ -259,7 +263,12 @@ class Likelihood:
         )  # fmt: skip
 
     def bracketed(
-        self, machine: BoltzmannMachine, data_mean: Tensor, start: Tensor, generator: torch.Generator, stage: Stage = _silent
+        self,
+        machine: BoltzmannMachine,
+        data_mean: Tensor,
+        start: Tensor,
+        generator: torch.Generator,
+        stage: Stage = _silent,
     ) -> Bracketed:
         """Both estimates of log Z, with half the temperatures and with all."""
         base = machine.independent(data_mean if self.base == "data_mean" else None)
@@ -267,9 +276,7 @@ class Likelihood:
         if self.placement == "equal":
             pilot = stage("pilot", pilot_temperatures(self.temperatures) - 1)
             betas = equal_steps(machine, base, self.temperatures, self.chains, generator, pilot)
-        chains = equilibrate(
-            machine, start, data_mean, self.chains, self.sweeps, generator, stage("equilibrium", self.sweeps)
-        )
+        chains = equilibrate(machine, start, self.chains, self.sweeps, generator, stage("equilibrium", self.sweeps))
 
         def both(schedule: Tensor) -> tuple[LogPartition, LogPartition]:
             up, down = stage("AIS forward", len(schedule) - 1), stage("AIS reverse", len(schedule) - 1)

@@ -1,6 +1,7 @@
 """Chains that are shown to be in equilibrium, or not: where they started must not be seen in them any more.
 
-Half of the chains start from data, half from independent units (noise). In the second half of the sweeps the two families
+Half of the chains start from data, half from noise: independent pixels without bias, which know nothing of the data, so that
+they also fall into modes that the data do not have. In the second half of the sweeps the two families
 are compared as two long chains by the rank-normalised split R-hat (Vehtari et al. 2021; arviz-stats), which so becomes the
 nested one (Margossian et al. 2024): it asks that the families agree, not that every chain visits every mode. It is computed
 of the free energy, which sees chains that are still on their way, and of the leading principal components of the states,
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, States
-from ebm_pipeline.samplers import start_at_visible, visible_at_mean
+from ebm_pipeline.samplers import start_at_visible
 
 COMPONENTS = 3  # principal components watched
 DRAWS = 50  # states of each chain that R-hat is computed on
@@ -43,21 +44,23 @@ class Equilibrium:
 def equilibrate(
     machine: BoltzmannMachine,
     data: Tensor,
-    data_mean: Tensor,
     chains: int,
     sweeps: int,
     generator: torch.Generator,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Equilibrium:
-    """Run 2 x `chains` chains for `sweeps` Gibbs sweeps, half from `data` (images, units), half from noise at `data_mean`.
+    """Run 2 * `chains` chains for `sweeps` Gibbs sweeps, half from `data` (images, units), half from noise.
 
     `chains` of them are returned. Raises UserError where there are too few to compare: each family is split in two.
     """
     if chains < 4 or sweeps < LEAST_SWEEPS:
-        raise UserError(f"R-hat needs at least 4 chains and {LEAST_SWEEPS} sweeps; got chains={chains}, sweeps={sweeps}")
+        raise UserError(
+            f"R-hat needs at least 4 chains and {LEAST_SWEEPS} sweeps; got chains={chains}, sweeps={sweeps}"
+        )
     machine = machine.folded().map(Tensor.detach)
     chosen = torch.randint(len(data), (chains,), generator=generator, device=data.device)
-    noise = visible_at_mean(machine, chains, data_mean, generator)
+    blank = machine.independent().layers[0]
+    noise = blank.sample(torch.zeros(chains, blank.units, dtype=blank.bias.dtype, device=data.device), generator)
     states = start_at_visible(machine, torch.cat((data[chosen].to(noise.dtype), noise)), generator)
     every = max(1, sweeps // 2 // DRAWS)
     energies, kept = [], []
