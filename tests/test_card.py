@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import random_machine
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from torch import Tensor
 
 from benchmarks.likelihood import digits, exact_samples, far_modes, known_machine
-from ebm_pipeline import plots
+from ebm_pipeline import plots, tracking
+from ebm_pipeline.assessment import evaluate
+from ebm_pipeline.cli import config_folder
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation import card as card_module
 from ebm_pipeline.evaluation.ais import LogPartition
@@ -21,6 +26,7 @@ from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.evaluation.likelihood import unnormalized
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.machine import BoltzmannMachine
+from ebm_pipeline.pipeline import train
 
 SETTINGS = Likelihood(
     temperatures=200, chains=100, base="data_mean", placement="equal", sweeps=200, most_width=1.0, least_ess=20,
@@ -200,3 +206,43 @@ def test_samples_may_be_given_where_they_are_known() -> None:
     samples = exact_samples(machine, 50, torch.Generator().manual_seed(1))
     assert [tuple(state.shape) for state in samples] == [(50, 5), (50, 4)]
     assert digits("b").unique().tolist() == [0, 1]
+
+
+# ------------------------------------------------------------------------------------------------------------ wiring
+
+
+def configuration(name: str, folder: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        return compose(name, overrides=[f"output_root={folder}", *overrides])
+
+
+def test_training_ends_with_the_card_and_evaluation_repeats_it(tmp_path: Path) -> None:
+    likelihood = ("likelihood.temperatures=300", "likelihood.chains=50", "likelihood.sweeps=100")
+    config = configuration(
+        "train", tmp_path, "data=digits", "model.layers.hidden.units=26", "training.epochs=1", "evaluation=full",
+        "evaluation.every_epochs=0", "evaluation.fantasy_sweeps=5", *likelihood,
+    )  # fmt: skip
+    run = tmp_path / "run"
+    last = train(config, run)
+    card = json.loads((run / "likelihood.json").read_text())
+    assert card["method"] == "AIS"
+    assert card["log_likelihood_nats_per_image"]["test"]["low"] == last["test/log_likelihood_low"]
+    assert (run / "log_partition.png").is_file()
+
+    figures = evaluate(configuration("evaluate", tmp_path, f"run={run}", *likelihood), tmp_path / "evaluation")
+    assert figures["log_likelihood_low"] == pytest.approx(last["test/log_likelihood_low"], abs=0.3)
+    record = tracking.find_run(config.tracking.uri or f"sqlite:///{tmp_path / 'mlflow.db'}", str(run))
+    assert record.tags["likelihood"] == "determined"
+    assert record.tags["likelihood.method"] == "AIS"
+    assert record.tags["likelihood.binarisation"] == "threshold"
+    for part in ("test", "train"):
+        assert record.metrics[f"{part}/log_likelihood_low"] < record.metrics[f"{part}/log_likelihood_high"]
+    again = json.loads((tmp_path / "evaluation" / "likelihood.json").read_text())
+    assert again["log_likelihood_nats_per_image"]["test"]["low"] == record.metrics["test/log_likelihood_low"]
+
+
+def test_without_settings_there_is_no_card(tmp_path: Path) -> None:
+    assert configuration("train", tmp_path).likelihood is None
+    assert configuration("train", tmp_path, "evaluation=full").likelihood.temperatures == 10_000
+    assert configuration("evaluate", tmp_path, "run=x").likelihood.temperatures == 10_000
+    assert configuration("evaluate", tmp_path, "run=x", "likelihood=null").likelihood is None

@@ -111,7 +111,7 @@ def record_card(card: LikelihoodCard, name: str, folder: Path, tracker: Tracker)
         {key: [(run.temperatures, run.value, ERRORS * run.std_error) for run in pair] for key, pair in runs.items()},
         (card.log_partition.low, card.log_partition.high),
         f"{name}: log Z by annealed importance sampling",
-        "; ".join(card.reasons) or "determined",
+        f"{'; '.join(card.reasons) or 'determined'}; shaded: forward - 2 SE to reverse + 2 SE",
     )
     plots.save(figure, folder / "log_partition.png")
     tracker.log_image(plots.to_rgb(figure), "log_partition", 0)

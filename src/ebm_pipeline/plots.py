@@ -191,8 +191,8 @@ def log_partition_estimates(
         left.set_xlabel("inverse temperature")
         left.set_ylabel("log Z (nats)")
         left.legend(loc="best")
-        right.axhspan(*interval, color="#dfe5ec", linewidth=0, label="interval")
-        for number, (name, points) in enumerate(ends.items()):
+        right.axhspan(*interval, color="#dfe5ec", linewidth=0)
+        for number, points in enumerate(ends.values()):
             counts, values, errors = zip(*points, strict=True)
             moved = [count * (0.97 if number == 0 else 1.03) for count in counts]  # so that the bars do not overlap
             right.errorbar(
@@ -204,7 +204,6 @@ def log_partition_estimates(
                 markersize=3,
                 capsize=2,
                 linewidth=0.9,
-                label=name,
             )
         right.set_xscale("log")
         shown = sorted({count for points in ends.values() for count, _, _ in points})
@@ -213,7 +212,6 @@ def log_partition_estimates(
         right.set_xlim(shown[0] / 1.3, shown[-1] * 1.3)
         right.set_xlabel("temperatures")
         right.set_ylabel("log Z (nats), 2 standard errors")
-        right.legend(loc="best")
         _headings(figure, title, "\n".join(lines))
         figure.tight_layout(rect=(0, 0, 1, 1 - headings / height))
     return figure
