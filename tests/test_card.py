@@ -168,8 +168,10 @@ def test_every_stage_has_its_progress() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temperatures": 3}, "temperatures >= 4"),
-        ({"chains": 1}, "chains >= 4"),
+        ({"temperatures": 3}, "likelihood.temperatures must be .*at least 4; got 3"),
+        ({"temperatures": "many"}, "likelihood.temperatures must be a whole number"),
+        ({"sweeps": 5}, "likelihood.sweeps must be .*at least 20"),
+        ({"chains": 1}, "likelihood.chains must be .*at least 4; got 1"),
         ({"base": "zeros"}, "data_mean, uniform"),
         ({"placement": "log"}, "equal, even"),
     ],

@@ -31,6 +31,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     """`ebm-evaluate`: figures of a finished run on a part of its own data, to the terminal, the run and a file."""
     check_keys(config, {"run", "part", "seed", "threads", "likelihood", "output_root", "tracking"}, "")
     set_up_torch(config.threads)
+    likelihood: Likelihood | None = build(config.likelihood, "likelihood")
     record = tracking.find_run(tracking_uri(config), str(config.run))
     if record.output_dir is None or not (record.output_dir / "model.h5").is_file():
         raise UserError(
@@ -50,9 +51,9 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     ]
     lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in figures.items()]
     card = None
-    if config.likelihood is not None:
+    if likelihood is not None:
         parts = {config.part: images, "train": data.images("train", MOST_TRAINING_IMAGES)}
-        card = measure_likelihood(config.likelihood, saved, data, parts, mean_field, config.seed)
+        card = measure_likelihood(likelihood, saved, data, parts, mean_field, config.seed)
         figures |= {name.removeprefix(f"{config.part}/"): value for name, value in card.metrics().items()}
         lines += [f"  {line}" for line in str(card).splitlines()]
     log.info("\n".join(lines))
@@ -70,7 +71,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
 
 
 def measure_likelihood(
-    config: DictConfig,
+    likelihood: Likelihood,
     saved: SavedModel,
     data: DataSet,
     parts: dict[str, Tensor],
@@ -78,7 +79,6 @@ def measure_likelihood(
     seed: int,
 ) -> LikelihoodCard:
     """The card of a model on `parts` of its data, images (count, units) by name, with a progress bar for each stage."""
-    likelihood: Likelihood = build(config, "likelihood")
     bars: list[tqdm[Any]] = []
 
     def stage(name: str, steps: int) -> Callable[[int], None]:

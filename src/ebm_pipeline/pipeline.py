@@ -24,6 +24,7 @@ from ebm_pipeline.comparison import COMPARED, shown
 from ebm_pipeline.configuration import build, build_data, check_keys, open_experiment, plain, set_up_torch
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.errors import UserError
+from ebm_pipeline.evaluation.card import Likelihood
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels
 from ebm_pipeline.initialization import initialize
 from ebm_pipeline.machine import BoltzmannMachine
@@ -141,6 +142,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     data = build_data(config)
     model: Model = build(config.model, "model")
     pictures: Pictures = build(config.evaluation, "evaluation")
+    likelihood: Likelihood | None = build(config.likelihood, "likelihood")
     recipe = build_recipe(
         config, config.training.epochs, model.pretraining.joint_learning_rate if model.pretraining else 1.0, model
     )
@@ -190,12 +192,12 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         last |= {"parameters": float(count_parameters(module)), "training_seconds": seconds}
         tracker.log_metrics({name: last[name] for name in ("parameters", "training_seconds")}, step)
         write_history(folder / "metrics.csv", record)
-        if config.likelihood is not None:
+        if likelihood is not None:
             parts = {
                 part: data.images(part, MOST_TRAINING_IMAGES)
                 for part in ("test" if data.test else "validation", "train")
             }
-            card = measure_likelihood(config.likelihood, saved, data, parts, recipe.mean_field, config.seed)
+            card = measure_likelihood(likelihood, saved, data, parts, recipe.mean_field, config.seed)
             record_card(card, model.name, folder, tracker)
             tracker.log_metrics(card.metrics(), step)
             last |= card.metrics()

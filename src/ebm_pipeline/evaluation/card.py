@@ -34,7 +34,7 @@ from ebm_pipeline.evaluation.ais import (
     reverse_annealed_importance_sampling,
 )
 from ebm_pipeline.evaluation.enumeration import blocks, enumerable_parity, exact_log_partition
-from ebm_pipeline.evaluation.equilibrium import equilibrate
+from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, equilibrate
 from ebm_pipeline.evaluation.likelihood import independent_log_likelihood, unnormalized
 from ebm_pipeline.inference import MeanField, bound
 from ebm_pipeline.machine import BoltzmannMachine
@@ -210,10 +210,10 @@ class Likelihood:
     most_r_hat: float
 
     def __post_init__(self) -> None:
-        if self.temperatures < 4 or self.chains < 4:
-            raise UserError(
-                f"likelihood needs temperatures >= 4 and chains >= 4; got {self.temperatures} and {self.chains}"
-            )
+        for name, least in (("temperatures", 4), ("chains", 4), ("sweeps", LEAST_SWEEPS)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"likelihood.{name} must be a whole number, at least {least}; got {value!r}")
         if self.base not in BASES or self.placement not in PLACEMENTS:
             raise UserError(
                 f"likelihood.base is one of {', '.join(BASES)} and likelihood.placement one of {', '.join(PLACEMENTS)}; "
