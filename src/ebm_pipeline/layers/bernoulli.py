@@ -45,8 +45,12 @@ class Bernoulli(Layer):
     def sample(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         # The bias is never below float32, so neither is the sum, which decides how fine the probabilities are.
         probability = (inputs + self.bias).sigmoid_()
-        # Writing the comparison into a floating tensor is many times cheaper than converting a Boolean one.
-        return torch.lt(_uniform(probability, generator), probability, out=torch.empty_like(inputs))
+        uniform = _uniform(probability, generator)
+        # Writing the comparison into a floating tensor is many times cheaper than converting a Boolean one, and a tensor
+        # that is there already spares the page faults of a large new one.
+        return torch.lt(
+            uniform, probability, out=uniform if uniform.dtype == inputs.dtype else torch.empty_like(inputs)
+        )
 
     def bias_for_mean(self, mean: Tensor) -> Tensor:
         return torch.logit(mean.to(self.bias.dtype), eps=MEAN_CLIP)
@@ -60,11 +64,12 @@ class Bernoulli(Layer):
         # sum softplus(a) - softplus(b) = log prod (1 + e^a) / (1 + e^b): one logarithm per sample in place of two per unit,
         # and 1 + e^a draws the unit as well. Base 2 because exp2 costs half of exp.
         normalizer = _exp(self.bias, field, scale).add_(1)
-        change = (normalizer / _exp(earlier.bias, field, earlier_scale).add_(1)).prod(-1).log_()
+        ratio = _exp(earlier.bias, field, earlier_scale).add_(1)
+        change = torch.div(normalizer, ratio, out=ratio).prod(-1).log_()
         if not (change.abs() < RANGE).all():
             change = self.log_partition(scale * field) - earlier.log_partition(earlier_scale * field)
         drawn = _uniform(normalizer, generator).mul_(normalizer)
-        return change, torch.gt(drawn, 1, out=torch.empty_like(field))
+        return change, torch.gt(drawn, 1, out=drawn)
 
 
 def _exp(bias: Tensor, field: Tensor, scale: float) -> Tensor:
@@ -78,5 +83,7 @@ def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """
     if like.is_cpu and like.dtype == torch.float32:
         bits = torch.empty((like.numel() + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-        return bits.view(torch.int32)[: like.numel()].view(like.shape).to(torch.float32).mul_(2.0**-32).add_(0.5)
+        numbers = bits.view(torch.float32)[: like.numel()].view(like.shape)
+        numbers.copy_(bits.view(torch.int32)[: like.numel()].view(like.shape))  # in place: both have 4 bytes
+        return numbers.mul_(2.0**-32).add_(0.5)
     return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
