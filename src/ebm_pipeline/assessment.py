@@ -22,11 +22,11 @@ from ebm_pipeline.tracking import Tracker
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
+def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, float]:
     """`ebm-evaluate`: figures of a finished run on a part of its own data, to the terminal, the run and a file."""
     check_keys(config, {"run", "part", "seed", "threads", "likelihood", "output_root", "tracking"}, "")
     set_up_torch(config.threads)
-    record = tracking.find_run(tracking_uri(config), str(config.run))
+    record = tracking.find_run(tracking_uri(config), reference)
     if record.output_dir is None or not (record.output_dir / "model.h5").is_file():
         raise UserError(
             f"the run {record.run_id} has no model.h5 in {record.output_dir}: it did not finish, or its folder was moved"
