@@ -1,25 +1,30 @@
-"""`ebm-evaluate`: figures of a finished run, read from the run's own configuration and saved model."""
+"""`ebm-evaluate`: figures of a finished run, read from the run's own configuration and saved model; the likelihood card."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from tqdm import tqdm
 
-from ebm_pipeline import tracking
+from ebm_pipeline import plots, tracking
 from ebm_pipeline.configuration import build, build_data, check_keys, set_up_torch, tracking_uri
+from ebm_pipeline.data import DataSet
 from ebm_pipeline.errors import UserError
-from ebm_pipeline.evaluation.likelihood import independent_log_likelihood, log_likelihood
+from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
 from ebm_pipeline.inference import MeanField
-from ebm_pipeline.storage import load_model
+from ebm_pipeline.storage import SavedModel, load_model
 from ebm_pipeline.tracking import Tracker
 
 log = logging.getLogger(__name__)
+
+MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is computed on
 
 
 def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, float]:
@@ -44,22 +49,12 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
         f"{record.name}, {config.part} part of {data.name} ({len(images)} images, transform {data.transform.name})"
     ]
     lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in figures.items()]
+    card = None
     if config.likelihood is not None:
-        steps = config.likelihood.temperatures
-        if steps < 2 or config.likelihood.chains < 2:
-            raise UserError(
-                f"likelihood needs temperatures >= 2 and chains >= 2; got {steps} and {config.likelihood.chains}"
-            )
-        with tqdm(total=steps, desc="AIS", unit="temperature", mininterval=1, leave=False, disable=None) as bar:
-            result = log_likelihood(
-                saved.machine, saved.data_mean, images, mean_field, steps, config.likelihood.chains, config.seed,
-                lambda done: advance(bar),
-            )  # fmt: skip
-        figures["variational_bound" if result.is_bound else "log_likelihood"] = result.nats
-        lines.append(f"  {result}")
-        independent = independent_log_likelihood(saved.machine, saved.data_mean, images)
-        figures["independent_log_likelihood"] = independent
-        lines.append(f"  independent pixels at the data mean: {independent:.2f} nats")
+        parts = {config.part: images, "train": data.images("train", MOST_TRAINING_IMAGES)}
+        card = measure_likelihood(config.likelihood, saved, data, parts, mean_field, config.seed)
+        figures |= {name.removeprefix(f"{config.part}/"): value for name, value in card.metrics().items()}
+        lines += [f"  {line}" for line in str(card).splitlines()]
     log.info("\n".join(lines))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(
@@ -67,9 +62,59 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     )
     uri = json.loads((record.output_dir / tracking.RUN_FILE).read_text())["tracking_uri"]
     tracker = Tracker(uri, record.run_id, "")
-    tracker.log_metrics({f"{config.part}/{name}": value for name, value in figures.items()}, 0)
+    tracker.log_metrics({name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}, 0)
     tracker.log_text("\n".join(lines), f"evaluation_{config.part}.txt")
+    if card is not None:
+        record_card(card, record.name, folder, tracker)
     return figures
+
+
+def measure_likelihood(
+    config: DictConfig,
+    saved: SavedModel,
+    data: DataSet,
+    parts: dict[str, Tensor],
+    mean_field: MeanField,
+    seed: int,
+) -> LikelihoodCard:
+    """The card of a model on `parts` of its data, images (count, units) by name, with a progress bar for each stage."""
+    likelihood: Likelihood = build(config, "likelihood")
+    bars: list[tqdm[Any]] = []
+
+    def stage(name: str, steps: int) -> Callable[[int], None]:
+        for bar in bars:
+            bar.close()
+        bars[:] = [tqdm(total=steps, desc=name, unit="step", mininterval=1, leave=False, disable=None)]
+        return lambda done: advance(bars[0])
+
+    try:
+        return likelihood(
+            saved.machine, saved.data_mean, parts, data.images("train", MOST_TRAINING_IMAGES), data.transform.name,
+            mean_field, seed, stage,
+        )  # fmt: skip
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def record_card(card: LikelihoodCard, name: str, folder: Path, tracker: Tracker) -> None:
+    """The card as JSON and figure, in `folder` and on the run, and its tags."""
+    path = folder / "likelihood.json"
+    path.write_text(json.dumps(card.as_dict(), indent=1))
+    tracker.log_file(path)
+    tracker.set_tags(card.tags())
+    if card.forward is None or card.reverse is None or card.half is None:
+        return
+    runs = {"forward": (card.half[0], card.forward), "reverse": (card.half[1], card.reverse)}
+    figure = plots.log_partition_estimates(
+        {key: (pair[1].betas, pair[1].path) for key, pair in runs.items()},
+        {key: [(run.temperatures, run.value, ERRORS * run.std_error) for run in pair] for key, pair in runs.items()},
+        (card.log_partition.low, card.log_partition.high),
+        f"{name}: log Z by annealed importance sampling",
+        "; ".join(card.reasons) or "determined",
+    )
+    plots.save(figure, folder / "log_partition.png")
+    tracker.log_image(plots.to_rgb(figure), "log_partition", 0)
 
 
 def advance(bar: tqdm[Any]) -> None:

@@ -203,6 +203,16 @@ class BoltzmannMachine:
             layers[0] = layers[0].with_tensors(bias=self.layers[0].bias_for_mean(visible_mean))
         return replace(self, layers=tuple(layers), weights=tuple(torch.zeros_like(w) for w in self.weights))
 
+    def given_visible(self, visible: Tensor) -> BoltzmannMachine:
+        """The machine of the hidden layers alone, one replica per row of `visible` (images, units); for no offsets.
+
+        Its energy is that of the whole machine less E_0(v); its states are (images, chains, units).
+        """
+        assert not self.offsets, "fold the offsets first"
+        inputs = self.inputs((visible, *(None,) * (self.depth - 1)), 1)
+        first = self.layers[1].with_tensors(bias=self.layers[1].bias + inputs[:, None])
+        return replace(self, layers=(first, *self.layers[2:]), weights=self.weights[1:])
+
 
 def assemble(layers: Sequence[Layer], weights: Sequence[Tensor]) -> BoltzmannMachine:
     """A machine of these layers and weights, their shapes checked."""

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ebm_pipeline import plots, tracking
+from ebm_pipeline.assessment import MOST_TRAINING_IMAGES, measure_likelihood, record_card
 from ebm_pipeline.comparison import COMPARED, shown
 from ebm_pipeline.configuration import build, build_data, call, check_keys, open_experiment, plain, set_up_torch
 from ebm_pipeline.data import DataSet
@@ -39,7 +40,7 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and
 
 TRAIN_KEYS = {
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
-    "seed", "output_root", "threads", "training", "mean_field", "tracking",
+    "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood",
 }  # fmt: skip
 TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
 TRACKING_KEYS = {"uri", "experiment", "run_name", "tags"}
@@ -196,7 +197,8 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         machine, record = work.fit(module, config.training.epochs, "")
         seconds = time.perf_counter() - started
         step = len(data.train_batches()) * config.training.epochs
-        save_model(folder / "model.h5", SavedModel(machine, data_mean, data.image_shape, text))
+        saved = SavedModel(machine, data_mean, data.image_shape, text)
+        save_model(folder / "model.h5", saved)
         tracker.log_file(folder / "model.h5")
         work.draw(machine, step, "final")
         curves = {name: {model.name: history} for name, history in record.history.items() if "seconds" not in name}
@@ -205,6 +207,16 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         last |= {"parameters": float(count_parameters(module)), "training_seconds": seconds}
         tracker.log_metrics({name: last[name] for name in ("parameters", "training_seconds")}, step)
         write_history(folder / "metrics.csv", record)
+        if config.likelihood is not None:
+            parts = {
+                part: data.images(part, MOST_TRAINING_IMAGES)
+                for part in ("test" if data.test else "validation", "train")
+            }
+            card = measure_likelihood(config.likelihood, saved, data, parts, recipe.mean_field, config.seed)
+            record_card(card, model.name, folder, tracker)
+            tracker.log_metrics(card.metrics(), step)
+            last |= card.metrics()
+            log.info(f"{model.name}: {card}")
         report(model.name, last, record, folder)
     return last
 

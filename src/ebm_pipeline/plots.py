@@ -167,6 +167,58 @@ def learning_curves(curves: Curves, title: str, subtitle: str = "", x_label: str
     return figure
 
 
+def log_partition_estimates(
+    ways: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    ends: Mapping[str, Sequence[tuple[int, float, float]]],
+    interval: tuple[float, float],
+    title: str,
+    subtitle: str = "",
+) -> Figure:
+    """Estimates of log Z by direction: along beta, ways[name] = (betas, log Z), and at beta 1 against the temperatures.
+
+    ends[name] = [(temperatures, log Z, two standard errors), ...]; `interval` is shaded. All in nats.
+    """
+    lines = _wrapped(subtitle, 6.2)
+    headings = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
+    height = 2.3 + headings
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        styles = ("-", (0, (4, 2)))
+        for number, (name, (betas, values)) in enumerate(ways.items()):
+            left.plot(betas, values, color=COLOURS[number], linewidth=1.2, linestyle=styles[number % 2], label=name)
+        left.set_xlabel("inverse temperature")
+        left.set_ylabel("log Z (nats)")
+        left.legend(loc="best")
+        right.axhspan(*interval, color="#dfe5ec", linewidth=0, label="interval")
+        for number, (name, points) in enumerate(ends.items()):
+            counts, values, errors = zip(*points, strict=True)
+            moved = [count * (0.97 if number == 0 else 1.03) for count in counts]  # so that the bars do not overlap
+            right.errorbar(
+                moved,
+                values,
+                errors,
+                color=COLOURS[number],
+                marker="o",
+                markersize=3,
+                capsize=2,
+                linewidth=0.9,
+                label=name,
+            )
+        right.set_xscale("log")
+        shown = sorted({count for points in ends.values() for count, _, _ in points})
+        right.set_xticks(shown, [f"{count:,}" for count in shown])
+        right.minorticks_off()
+        right.set_xlim(shown[0] / 1.3, shown[-1] * 1.3)
+        right.set_xlabel("temperatures")
+        right.set_ylabel("log Z (nats), 2 standard errors")
+        right.legend(loc="best")
+        _headings(figure, title, "\n".join(lines))
+        figure.tight_layout(rect=(0, 0, 1, 1 - headings / height))
+    return figure
+
+
 def to_rgb(figure: Figure) -> NDArray[np.uint8]:
     """The rendered figure as (height, width, 3)."""
     canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -33,8 +33,15 @@ def binary_states(units: int) -> Iterator[Tensor]:
         yield ((numbers[:, None] >> shifts) & 1).double()
 
 
-def exact_log_partition(machine: BoltzmannMachine) -> float:
-    """log Z in nats, in float64."""
+def blocks(machine: BoltzmannMachine) -> int:
+    """How many blocks of states `exact_log_partition` goes through."""
+    parity = enumerable_parity(machine)
+    units = 0 if parity is None else sum(machine.layers[index].units for index in machine.parity(parity))
+    return int(2 ** max(0, units - BLOCK_BITS))
+
+
+def exact_log_partition(machine: BoltzmannMachine, progress: Callable[[int], None] = lambda done: None) -> float:
+    """log Z in nats, in float64; `progress` is called after each block of 2^BLOCK_BITS states with the number of those done."""
     parity = enumerable_parity(machine)
     if parity is None:
         raise UserError(
@@ -45,9 +52,10 @@ def exact_log_partition(machine: BoltzmannMachine) -> float:
     indices = machine.parity(parity)
     sizes = [machine.layers[index].units for index in indices]
     total = torch.tensor(-torch.inf, dtype=torch.float64)
-    for block in binary_states(sum(sizes)):
+    for done, block in enumerate(binary_states(sum(sizes)), start=1):
         states: list[Tensor | None] = [None] * machine.depth
         for index, part in zip(indices, block.split(sizes, dim=1), strict=True):
             states[index] = part
         total = torch.logaddexp(total, torch.logsumexp(-machine.free_energy(states, summed=1 - parity), 0))
+        progress(done)
     return float(total)

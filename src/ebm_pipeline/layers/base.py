@@ -73,3 +73,15 @@ class Layer:
     def annealed(self, beta: float | Tensor, base: Self) -> Self:
         """The layer with the energy (1 - beta) E_base(x) + beta E(x); beta a number or (replicas, 1, 1)."""
         raise NotImplementedError
+
+    def anneal_step(
+        self, field: Tensor, scale: float, earlier: Self, earlier_scale: float, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """log_partition(scale * field) minus earlier.log_partition(earlier_scale * field), and a draw given scale * field.
+
+        field (..., units) -> (...), (..., units). What annealing asks of a layer that is summed out; a layer in which the two
+        share work does them in one.
+        """
+        inputs = scale * field
+        change = self.log_partition(inputs) - earlier.log_partition(earlier_scale * field)
+        return change, self.sample(inputs, generator)

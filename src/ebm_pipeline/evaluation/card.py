@@ -1,0 +1,351 @@
+"""The likelihood card: what is known of a machine's log-likelihood, or why nothing is.
+
+Nats per image are `unnormalized - log Z`, so what bounds log Z from below bounds the likelihood from above. AIS forward tends
+to be too low and reverse AIS too high (`ais`); with two standard errors each the interval of log Z is
+
+    [forward - 2 SE, reverse + 2 SE],   and that of the likelihood   [u - (reverse + 2 SE), u - (forward - 2 SE)].
+
+An interval is stated only if nothing speaks against it: else the card says "not determined", why, and what to raise. The
+standard errors come from the weights themselves, so that few effective samples give an error that means nothing, and weights
+that missed a mode look fine: that is what the reverse run, its start in equilibrium and the run with half the temperatures are
+for. Where one parity has few binary units log Z is exact and the interval a point. For machines of more than two layers the
+figure is the variational bound; its tightness is measured on a few images by AIS with the visible layer clamped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.evaluation.ais import (
+    LogPartition,
+    annealed_importance_sampling,
+    clamped_log_partition,
+    equal_steps,
+    even_steps,
+    pilot_temperatures,
+    reverse_annealed_importance_sampling,
+)
+from ebm_pipeline.evaluation.enumeration import blocks, enumerable_parity, exact_log_partition
+from ebm_pipeline.evaluation.equilibrium import equilibrate
+from ebm_pipeline.evaluation.likelihood import independent_log_likelihood, unnormalized
+from ebm_pipeline.inference import MeanField, bound
+from ebm_pipeline.machine import BoltzmannMachine
+
+NOT_DETERMINED = "not determined"
+ERRORS = 2.0  # standard errors that the interval adds on either side
+DISAGREEMENT = 3.0  # standard errors by which two estimates of one quantity must not differ
+CLAMPED_IMAGES, CLAMPED_CHAINS, CLAMPED_TEMPERATURES = 100, 10, 300
+PLACEMENTS = ("equal", "even")
+BASES = ("data_mean", "uniform")
+
+Stage = Callable[
+    [str, int], Callable[[int], None]
+]  # name and number of steps of a stage -> what to call after each step
+
+
+def _silent(name: str, steps: int) -> Callable[[int], None]:
+    return lambda done: None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`, nats per image."""
+
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+    def __str__(self) -> str:
+        return f"{self.low:.2f}" if self.width == 0 else f"[{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Tightness:
+    """How far the variational bound lies below the log-likelihood: mean over `images` in nats, its error, the least ESS."""
+
+    nats: float
+    std_error: float
+    images: int
+    chains: int
+    temperatures: int
+    least_ess: float
+
+
+@dataclass(frozen=True)
+class LikelihoodCard:
+    """See the module's text. `reasons` is empty where the intervals are determined; `unnormalized` is theirs without log Z."""
+
+    quantity: str  # "log_likelihood" or "variational_bound"
+    method: str  # "exact" or "AIS"
+    binarisation: str  # name of the data's transform
+    images: dict[str, int]
+    unnormalized: dict[str, float]
+    independent: dict[str, float]  # nats per image of independent pixels at the data mean: what any model must beat
+    log_partition: Interval
+    reasons: tuple[str, ...]
+    seconds: float
+    forward: LogPartition | None = None
+    reverse: LogPartition | None = None
+    half: tuple[LogPartition, LogPartition] | None = None  # forward and reverse, with half as many temperatures
+    r_hat: dict[str, float] | None = None  # of the chains that the reverse run starts from
+    settings: dict[str, Any] | None = None
+    tightness: Tightness | None = None
+
+    @property
+    def determined(self) -> bool:
+        return not self.reasons
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """By part of the data; empty if not determined."""
+        if not self.determined:
+            return {}
+        return {
+            part: Interval(value - self.log_partition.high, value - self.log_partition.low)
+            for part, value in self.unnormalized.items()
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: without the ways of log Z, and with "not determined" in place of numbers that are not."""
+        record = asdict(self)
+        for run in (record["forward"], record["reverse"], *(record["half"] or ())):
+            if run is not None:
+                del run["betas"], run["path"]
+        stated = {
+            part: asdict(self.intervals[part]) if self.determined else NOT_DETERMINED for part in self.unnormalized
+        }
+        del record["log_partition"], record["unnormalized"], record["independent"]
+        log_partition = asdict(self.log_partition) if self.determined else NOT_DETERMINED
+        return {
+            f"{self.quantity}_nats_per_image": stated,
+            "independent_pixels_nats_per_image": self.independent,
+            "log_partition_nats": log_partition,
+            **record,
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """Figures for MLflow; the ends of the intervals only if they are determined."""
+        figures = {f"{part}/independent_log_likelihood": value for part, value in self.independent.items()}
+        for part, interval in self.intervals.items():
+            figures |= {f"{part}/{self.quantity}_low": interval.low, f"{part}/{self.quantity}_high": interval.high}
+        for name, run in (("forward", self.forward), ("reverse", self.reverse)):
+            if run is not None:
+                figures |= {
+                    f"log_partition/{name}": run.value,
+                    f"log_partition/{name}_std_error": run.std_error,
+                    f"log_partition/{name}_ess": run.ess,
+                }
+        if self.tightness is not None:
+            figures["bound_below_log_likelihood"] = self.tightness.nats
+        return figures | {"likelihood_seconds": self.seconds}
+
+    def tags(self) -> dict[str, str]:
+        """Tags for MLflow."""
+        return {
+            "likelihood": "determined" if self.determined else f"{NOT_DETERMINED}: {'; '.join(self.reasons)}",
+            "likelihood.method": self.method,
+            "likelihood.binarisation": self.binarisation,
+        }
+
+    def __str__(self) -> str:
+        name = self.quantity.replace("_", " ").replace("log likelihood", "log-likelihood")
+        lines = []
+        for part, count in self.images.items():
+            value = f"{self.intervals[part]} nats" if self.determined else NOT_DETERMINED
+            lines.append(
+                f"{name}, {part}: {value} per image ({count} images, {self.binarisation}; "
+                f"independent pixels {self.independent[part]:.2f})"
+            )
+        if self.forward is None or self.reverse is None:
+            lines.append("log Z exact")
+        else:
+            lines.append(
+                f"log Z by AIS: forward {_shown(self.forward)}, reverse {_shown(self.reverse)}; "
+                f"{self.forward.temperatures} temperatures, {self.forward.chains} chains"
+            )
+        if self.tightness is not None:
+            lines.append(
+                f"the bound lies {self.tightness.nats:.2f} +- {self.tightness.std_error:.2f} nats below the log-likelihood "
+                f"(AIS with {self.tightness.images} clamped images)"
+            )
+        return "\n".join((*lines, *self.reasons))
+
+
+def _shown(run: LogPartition) -> str:
+    return f"{run.value:.2f} +- {run.std_error:.2f} (effective sample size {run.ess:.0f})"
+
+
+@dataclass(frozen=True)
+class Bracketed:
+    """Both estimates of log Z, both with half as many temperatures, and R-hat of the chains that the reverse ones start from."""
+
+    forward: LogPartition
+    reverse: LogPartition
+    half: tuple[LogPartition, LogPartition]
+    r_hat: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Settings of the card. Calling it measures a machine."""
+
+    temperatures: int
+    chains: int
+    base: str
+    placement: str
+    sweeps: int
+    most_width: float
+    least_ess: float
+    most_r_hat: float
+
+    def __post_init__(self) -> None:
+        if self.temperatures < 4 or self.chains < 4:
+            raise UserError(
+                f"likelihood needs temperatures >= 4 and chains >= 4; got {self.temperatures} and {self.chains}"
+            )
+        if self.base not in BASES or self.placement not in PLACEMENTS:
+            raise UserError(
+                f"likelihood.base is one of {', '.join(BASES)} and likelihood.placement one of {', '.join(PLACEMENTS)}; "
+                f"got {self.base!r} and {self.placement!r}"
+            )
+
+    def __call__(
+        self,
+        machine: BoltzmannMachine,
+        data_mean: Tensor,
+        parts: Mapping[str, Tensor],
+        start: Tensor,
+        binarisation: str,
+        mean_field: MeanField,
+        seed: int,
+        stage: Stage = _silent,
+    ) -> LikelihoodCard:
+        """Measure on `parts`, images (count, units) by name; chains of the reverse run start from `start` (images, units)."""
+        began = time.perf_counter()
+        machine = machine.folded().map(Tensor.detach)
+        deep = machine.depth > 2
+        generator = torch.Generator(device=data_mean.device).manual_seed(seed)
+        with torch.inference_mode():
+            known: dict[str, Any] = {
+                "quantity": "variational_bound" if deep else "log_likelihood",
+                "binarisation": binarisation,
+                "images": {part: len(images) for part, images in parts.items()},
+                "unnormalized": {part: unnormalized(machine, images, mean_field) for part, images in parts.items()},
+                "independent": {
+                    part: independent_log_likelihood(machine, data_mean, images) for part, images in parts.items()
+                },
+                "tightness": tightness(machine, next(iter(parts.values())), mean_field, generator, stage)
+                if deep
+                else None,
+            }
+            if enumerable_parity(machine) is not None:
+                exact = exact_log_partition(machine, stage("enumeration", blocks(machine)))
+                return LikelihoodCard(
+                    **known, method="exact", log_partition=Interval(exact, exact), reasons=(),
+                    seconds=time.perf_counter() - began,
+                )  # fmt: skip
+            found = self.bracketed(machine, data_mean, start, generator, stage)
+        return LikelihoodCard(
+            **known, method="AIS", log_partition=bracket(found.forward, found.reverse), reasons=self.objections(found),
+            forward=found.forward, reverse=found.reverse, half=found.half, r_hat=found.r_hat, settings=asdict(self),
+            seconds=time.perf_counter() - began,
+        )  # fmt: skip
+
+    def bracketed(
+        self,
+        machine: BoltzmannMachine,
+        data_mean: Tensor,
+        start: Tensor,
+        generator: torch.Generator,
+        stage: Stage = _silent,
+    ) -> Bracketed:
+        """Both estimates of log Z, with half the temperatures and with all."""
+        base = machine.independent(data_mean if self.base == "data_mean" else None)
+        betas = even_steps(self.temperatures)
+        if self.placement == "equal":
+            pilot = stage("pilot", pilot_temperatures(self.temperatures) - 1)
+            betas = equal_steps(machine, base, self.temperatures, self.chains, generator, pilot)
+        chains = equilibrate(machine, start, self.chains, self.sweeps, generator, stage("equilibrium", self.sweeps))
+
+        def both(schedule: Tensor) -> tuple[LogPartition, LogPartition]:
+            up, down = stage("AIS forward", len(schedule) - 1), stage("AIS reverse", len(schedule) - 1)
+            return (
+                annealed_importance_sampling(machine, base, schedule, self.chains, generator, up),
+                reverse_annealed_importance_sampling(machine, base, schedule, chains.states, generator, down),
+            )
+
+        half = both(torch.cat((betas[:-1:2], betas[-1:])))
+        return Bracketed(*both(betas), half, chains.r_hat)
+
+    def objections(self, estimates: Bracketed) -> tuple[str, ...]:
+        """What speaks against the interval, each with what to raise; empty if nothing does."""
+        forward, reverse = estimates.forward, estimates.reverse
+        found = []
+        for name, run, coarse in (("forward", forward, estimates.half[0]), ("reverse", reverse, estimates.half[1])):
+            if run.ess < self.least_ess:
+                found.append(
+                    f"{name} AIS has an effective sample size of {run.ess:.1f}, below {self.least_ess:g}, so its error means "
+                    "nothing: raise likelihood.temperatures or likelihood.chains"
+                )
+            moved = abs(run.value - coarse.value)
+            if min(run.ess, coarse.ess) >= self.least_ess and moved > DISAGREEMENT * _joint_error(run, coarse):
+                found.append(
+                    f"{name} AIS moved by {moved:.2f} nats when the temperatures were doubled, beyond its errors: "
+                    "raise likelihood.temperatures"
+                )
+        figure, worst = max(estimates.r_hat.items(), key=lambda item: item[1])
+        if worst > self.most_r_hat:
+            found.append(
+                f"the chains that reverse AIS starts from are not in equilibrium: R-hat of {figure.replace('_', ' ')} between "
+                f"starts from data and from noise is {worst:.3f}, above {self.most_r_hat:g}: raise likelihood.sweeps"
+            )
+        below = forward.value - reverse.value
+        if below > DISAGREEMENT * _joint_error(forward, reverse):
+            found.append(
+                f"the reverse estimate of log Z lies {below:.2f} nats below the forward one, beyond their errors: its chains "
+                "miss a mode: raise likelihood.sweeps"
+            )
+        width = bracket(forward, reverse).width
+        if width > self.most_width:
+            found.append(
+                f"the interval would be {width:.2f} nats wide, above {self.most_width:g}: "
+                "raise likelihood.temperatures or likelihood.chains"
+            )
+        return tuple(found)
+
+
+def bracket(forward: LogPartition, reverse: LogPartition) -> Interval:
+    """[forward - 2 SE, reverse + 2 SE] of log Z; the ends change places where the errors let them cross."""
+    ends = forward.value - ERRORS * forward.std_error, reverse.value + ERRORS * reverse.std_error
+    return Interval(min(ends), max(ends))
+
+
+def _joint_error(one: LogPartition, other: LogPartition) -> float:
+    return math.hypot(one.std_error, other.std_error)
+
+
+def tightness(
+    machine: BoltzmannMachine, images: Tensor, mean_field: MeanField, generator: torch.Generator, stage: Stage = _silent
+) -> Tightness:
+    """The gap of the variational bound on the first CLAMPED_IMAGES of `images` (count, units)."""
+    chosen = images[:CLAMPED_IMAGES]
+    below = bound(machine, mean_field(machine, (chosen, *(None,) * (machine.depth - 1)))).double()
+    values, std_errors, ess = clamped_log_partition(
+        machine, chosen, mean_field, even_steps(CLAMPED_TEMPERATURES), CLAMPED_CHAINS, generator,
+        stage("bound", CLAMPED_TEMPERATURES - 1),
+    )  # fmt: skip
+    return Tightness(
+        float((values - below).mean()), float(std_errors.square().sum().sqrt()) / len(chosen),
+        len(chosen), CLAMPED_CHAINS, CLAMPED_TEMPERATURES, float(ess.min()),
+    )  # fmt: skip
