@@ -240,7 +240,7 @@ def full(run: Path, output: Path) -> None:
     with initialize_config_dir(config_folder(), version_base="1.3"):
         config = compose("evaluate", overrides=[f"run={run}", f"output_root={output}"])
     started = time.perf_counter()
-    figures = evaluate(config, output / "evaluation")
+    figures = evaluate(config, str(run), output / "evaluation")
     ends = {name: round(value, 2) for name, value in figures.items() if name.endswith(("_low", "_high"))}
     print(f"full evaluation: {time.perf_counter() - started:.0f} s; {ends or 'not determined'}")
 

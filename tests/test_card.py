@@ -231,7 +231,9 @@ def test_training_ends_with_the_card_and_evaluation_repeats_it(tmp_path: Path) -
     assert card["log_likelihood_nats_per_image"]["test"]["low"] == last["test/log_likelihood_low"]
     assert (run / "log_partition.png").is_file()
 
-    figures = evaluate(configuration("evaluate", tmp_path, f"run={run}", *likelihood), tmp_path / "evaluation")
+    figures = evaluate(
+        configuration("evaluate", tmp_path, f"run={run}", *likelihood), str(run), tmp_path / "evaluation"
+    )
     assert figures["log_likelihood_low"] == pytest.approx(last["test/log_likelihood_low"], abs=0.3)
     record = tracking.find_run(config.tracking.uri or f"sqlite:///{tmp_path / 'mlflow.db'}", str(run))
     assert record.tags["likelihood"] == "determined"

@@ -24,6 +24,7 @@ from ebm_pipeline.inference import MeanField
 from ebm_pipeline.layers import Bernoulli, Gaussian
 from ebm_pipeline.machine import EVEN, BoltzmannMachine, assemble
 from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
+from ebm_pipeline.objectives.contrast import contrast_exact
 from ebm_pipeline.samplers import Gibbs
 from ebm_pipeline.training import L1, L2, Penalty, Pretraining, power_law
 from ebm_pipeline.training.arrangement import Arrangement
@@ -62,10 +63,12 @@ def monitored(images: Tensor) -> MonitoredImages:
     return MonitoredImages(images[:50], images[50:100], 1 - images[:50])
 
 
-def fit(module: BoltzmannTraining, images: Tensor, epochs: int = 3, folder: Path | None = None) -> pl.Trainer:
+def fit(
+    module: BoltzmannTraining, images: Tensor, epochs: int = 3, folder: Path | None = None, accelerator: str = "cpu"
+) -> pl.Trainer:
     callbacks: list[pl.Callback] = [ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=0)] if folder else []
     trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, callbacks=callbacks, enable_checkpointing=bool(folder),
+        max_epochs=epochs, accelerator=accelerator, logger=False, callbacks=callbacks, enable_checkpointing=bool(folder),
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     batches = DataLoader(
@@ -211,6 +214,26 @@ def test_power_law_is_the_studys_schedule() -> None:
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([0.01, 0.01 / 2, 0.01 / 3, 0.01 / 4])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the CPU is compared with it")
+def test_a_gpu_gives_the_gradient_and_the_training_of_the_cpu() -> None:
+    images = stripes()
+    own = recipe(lr=0.5, epochs=80, objective=PersistentContrastiveDivergence(Gibbs(5), MEAN_FIELD), centring=0.05)
+    machine, data = small_machine(6, 4), images[:50]
+    gradients = [
+        contrast_exact(
+            machine.map(lambda tensor, device=device: tensor.to(device)),  # type: ignore[misc]
+            (data.to(device), None),
+            (images[50:100].to(device), None),
+            torch.Generator(device).manual_seed(1),
+        ).gradient
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(gradients[0], {name: value.cpu() for name, value in gradients[1].items()})
+    module = BoltzmannTraining(machine, own, images.mean(0), monitored(images))
+    fit(module, images, 80, accelerator="gpu")
+    assert log_likelihood(module.machine.map(Tensor.cpu), images) > -2.6
 
 
 # ---------------------------------------------------------------------------------------------- centring

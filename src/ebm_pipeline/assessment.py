@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is computed on
 
 
-def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
+def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, float]:
     """`ebm-evaluate`: figures of a finished run on a part of its own data, to the terminal, the run and a file."""
     check_keys(config, {"run", "part", "seed", "threads", "likelihood", "output_root", "tracking"}, "")
     set_up_torch(config.threads)
     likelihood: Likelihood | None = build(config.likelihood, "likelihood")
-    record = tracking.find_run(tracking_uri(config), str(config.run))
+    record = tracking.find_run(tracking_uri(config), reference)
     if record.output_dir is None or not (record.output_dir / "model.h5").is_file():
         raise UserError(
             f"the run {record.run_id} has no model.h5 in {record.output_dir}: it did not finish, or its folder was moved"

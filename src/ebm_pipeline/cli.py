@@ -36,13 +36,16 @@ def _train(config: DictConfig) -> float:
 def _evaluate(config: DictConfig) -> None:
     from ebm_pipeline import assessment, configuration
 
-    assessment.evaluate(config, configuration.output_folder())
+    references = configuration.run_references("run")
+    if len(references) != 1:
+        raise UserError(f"give one run, run=FOLDER or run=ID; got {len(references)}")
+    assessment.evaluate(config, references[0], configuration.output_folder())
 
 
 def _compare(config: DictConfig) -> None:
     from ebm_pipeline import comparison, configuration
 
-    comparison.compare_runs(config, configuration.output_folder())
+    comparison.compare_runs(config, configuration.run_references("runs"), configuration.output_folder())
 
 
 def _data(config: DictConfig) -> None:

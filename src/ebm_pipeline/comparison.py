@@ -32,16 +32,15 @@ COMPARED = {
 COUNTED = ("parameters",)
 
 
-def compare_runs(config: DictConfig, folder: Path) -> None:
+def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) -> None:
     """`ebm-compare`: any runs, by folder, id or beginning of an id; a sweep stands for its runs."""
     check_keys(config, {"runs", "output_root", "tracking"}, "")
-    references = [config.runs] if isinstance(config.runs, str) else list(config.runs)
     if not references:
         raise UserError("nothing to compare: give runs=[...], folders or MLflow run ids")
     uri = tracking_uri(config)
     runs: list[RunRecord] = []
     for reference in references:
-        record = tracking.find_run(uri, str(reference))
+        record = tracking.find_run(uri, reference)
         under = [run for run in tracking.children(uri, record.run_id) if run.status == "FINISHED"]
         runs += under or [record]
     compare(uri, runs, folder, None)
@@ -72,6 +71,7 @@ def compare(uri: str, runs: Sequence[RunRecord], folder: Path, tracker: Tracker 
             tracker.log_image(plots.to_rgb(figure), key, 0)
             tracker.log_file(path, "comparison")
     if tracker is not None:
+        tracker.set_tags({tracking.NOTE_TAG: table})
         tracker.log_table(columns, "comparison.json")
         for name in ("comparison.csv", "comparison.md"):
             tracker.log_file(folder / name, "comparison")
@@ -95,6 +95,7 @@ def shown(key: str, metrics: Mapping[str, float]) -> str:
 def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
     """The study's figures, with a row per run; only of runs that saw the same images."""
     arrays: dict[str, dict[str, Any]] = {}
+    made: dict[str, set[str]] = {}
     for name, run in runs.items():
         path = (run.output_dir or Path()) / "pictures.h5"
         if not path.is_file():
@@ -102,38 +103,24 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
                 f"the run {name} ({run.run_id}) has no pictures at {path}: it is no finished training on this machine"
             )
         with h5py.File(path) as file:
-            arrays[name] = {key: file[key][:] for key in file}
-            arrays[name] |= {"shape": tuple(int(size) for size in file.attrs["image_shape"])}
-            arrays[name] |= {"drawn": str(file["fantasies"].attrs["drawn"])}
+            arrays[name] = {key: file[key][:] for key in file} | {"shape": tuple(map(int, file.attrs["image_shape"]))}
+            for key in file:
+                made.setdefault(key, set()).add(str(file[key].attrs.get("made", "")))
     first = next(iter(arrays.values()))
-    same = all(
-        np.array_equal(own[key], first[key])
-        for own in arrays.values()
-        for key in ("data", "noisy")
-        if own[key].shape == first[key].shape
-    )
-    if not same or any(
-        own["shape"] != first["shape"] or own["data"].shape != first["data"].shape for own in arrays.values()
-    ):
+    if not all(np.array_equal(own[key], first[key]) for own in arrays.values() for key in ("shape", "data", "noisy")):
         log.warning("the runs saw different images: the comparison has no rows of images")
         return {}
-    shape = first["shape"]
-    once = "up through all layers and down again by conditional modes"
-    drawn = {own["drawn"] for own in arrays.values()}
+
+    def figure(key: str, title: str, *given: str) -> Figure:
+        rows = {label.capitalize(): first[label] for label in given}
+        how = made[key].pop() if len(made[key]) == 1 else "made in different ways: see each run"
+        return plots.comparison(rows | {name: own[key] for name, own in arrays.items()}, first["shape"], title, how)
+
     return {
-        "reconstructions": plots.comparison(
-            {"Data": first["data"]} | {name: own["reconstructions"] for name, own in arrays.items()},
-            shape, "Reconstructions of validation images", once,
-        ),
-        "denoising": plots.comparison(
-            {"Data": first["data"], "Noisy": first["noisy"]} | {name: own["denoised"] for name, own in arrays.items()},
-            shape, "Denoising of validation images", once,
-        ),
-        "fantasies": plots.comparison(
-            {name: own["fantasies"] for name, own in arrays.items()},
-            shape, "Fantasy particles", drawn.pop() if len(drawn) == 1 else "drawn in different ways: see each run",
-        ),
-    }  # fmt: skip
+        "reconstructions": figure("reconstructions", "Reconstructions of validation images", "data"),
+        "denoising": figure("denoised", "Denoising of validation images", "data", "noisy"),
+        "fantasies": figure("fantasies", "Fantasy particles"),
+    }
 
 
 def learning_curves(uri: str, runs: Mapping[str, RunRecord]) -> Figure:

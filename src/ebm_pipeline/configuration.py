@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ebm_pipeline import tracking
 from ebm_pipeline.data import DataSet
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_whole
 from ebm_pipeline.numerics import choose_float32_products
 
 
@@ -28,6 +30,16 @@ def build(config: Any, what: str) -> Any:
         shown = str(cause or error).splitlines()[0]
         raise UserError(
             f"the configuration of {what} does not work: {shown}. See conf/ for the options it has"
+        ) from error
+
+
+def call(function: Callable[..., Any], what: str, *arguments: Any, **options: Any) -> Any:
+    """Call what a `_partial_` configuration made; whatever a library refuses becomes one message."""
+    try:
+        return function(*arguments, **options)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(
+            f"the configuration of {what} does not work: {str(error).splitlines()[0]}. See conf/ for the options it has"
         ) from error
 
 
@@ -68,8 +80,7 @@ def open_experiment(config: DictConfig) -> tuple[str, str]:
 def set_up_torch(threads: int | None) -> None:
     """Threads, and the fastest products that are still float32."""
     if threads is not None:
-        if not isinstance(threads, int) or threads < 1:
-            raise UserError(f"threads must be a whole number, at least 1, or null; got {threads!r}")
+        check_whole("threads, if not null,", threads, 1, 1024)
         torch.set_num_threads(threads)
     choose_float32_products()
 
@@ -81,6 +92,15 @@ def build_data(config: DictConfig) -> DataSet:
         with open_dict(config):
             config.data.units = data.units
     return data
+
+
+def run_references(key: str) -> list[str]:
+    """The runs named by the override `key=...` as they were typed: an id such as 7e12 is no number."""
+    typed = [
+        word.split("=", 1)[1] for word in HydraConfig.get().overrides.task if word.lstrip("+").startswith(f"{key}=")
+    ]
+    names = [name.strip().strip("'\"") for text in typed[-1:] for name in text.strip().strip("[]").split(",")]
+    return [name for name in names if name]
 
 
 def output_folder() -> Path:

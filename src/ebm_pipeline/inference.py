@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import check_number, check_whole
 from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, PartialStates, States
 
 
@@ -38,11 +38,8 @@ class MeanField:
     max_steps: int = 25
 
     def __post_init__(self) -> None:
-        if self.tolerance < 0 or self.max_steps < 1:
-            raise UserError(
-                "mean field needs tolerance >= 0 and max_steps >= 1; "
-                f"got tolerance={self.tolerance}, max_steps={self.max_steps}"
-            )
+        check_number("mean_field.tolerance", self.tolerance)
+        check_whole("mean_field.max_steps", self.max_steps, 1)
 
     def __call__(self, machine: BoltzmannMachine, clamped: PartialStates) -> Posterior:
         """Means of the layers that are None in `clamped`, given the others."""

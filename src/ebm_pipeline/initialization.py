@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_number
 from ebm_pipeline.layers import Layer
 from ebm_pipeline.machine import BoltzmannMachine, assemble
 
@@ -22,8 +22,7 @@ WeightInitializer = Callable[[int, int, torch.Generator], Tensor]
 
 def normal(lower: int, upper: int, generator: torch.Generator, *, std: float) -> Tensor:
     """Weights (lower, upper) from Normal(0, std^2)."""
-    if std < 0:
-        raise UserError(f"the standard deviation of the weights must not be negative; got {std}")
+    check_number("the standard deviation of the weights", std)
     return std * torch.randn(lower, upper, generator=generator)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
@@ -21,9 +20,10 @@ from torch import Tensor
 from ebm_pipeline import plots, tracking
 from ebm_pipeline.assessment import MOST_TRAINING_IMAGES, measure_likelihood, record_card
 from ebm_pipeline.comparison import COMPARED, shown
-from ebm_pipeline.configuration import build, build_data, check_keys, open_experiment, plain, set_up_torch
+from ebm_pipeline.configuration import build, build_data, call, check_keys, open_experiment, plain, set_up_torch
 from ebm_pipeline.data import DataSet
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.data.hdf5 import new_file
+from ebm_pipeline.errors import check_number, check_whole
 from ebm_pipeline.evaluation.card import Likelihood
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels
 from ebm_pipeline.initialization import initialize
@@ -44,16 +44,19 @@ TRAIN_KEYS = {
     "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood",
 }  # fmt: skip
 TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
+TRACKING_KEYS = {"uri", "experiment", "run_name", "tags"}
 EXAMPLES = 32  # images shown of a data set
+MOST_SEED = 2**32 - 1  # what NumPy takes
 MOST_MONITORED = 3000  # images per part that the monitored figures are computed on
 
 
 def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, model: Model) -> Recipe:
     """How `epochs` epochs are trained: schedules end with them."""
+    check_number("optimizer.lr", config.optimizer.lr)
     config = config.copy()
     config.training.epochs = epochs
     config.optimizer.lr = config.optimizer.lr * learning_rate_factor
-    return Recipe(
+    recipe = Recipe(
         objective=build(config.objective, "objective"),
         mean_field=build(config.mean_field, "mean_field"),
         optimizer=build(config.optimizer, "optimizer"),
@@ -65,6 +68,18 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
         penalties=tuple(model.penalties),
         fixed=tuple(model.fixed),
     )
+    rehearse(recipe)
+    return recipe
+
+
+def rehearse(recipe: Recipe) -> None:
+    """One step of optimizer and scheduler on a single number: what they refuse, they refuse before any work is done."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.ones(1)
+    optimizer = call(recipe.optimizer, "optimizer", [parameter])
+    scheduler = call(recipe.scheduler, "scheduler", optimizer)
+    call(optimizer.step, "optimizer")
+    call(scheduler.step, "scheduler")
 
 
 @dataclass
@@ -98,7 +113,9 @@ class Training:
         if joint:
             callbacks.append(EveryEpochs(self.pictures.every_epochs, self._draw_epoch))
         callbacks.append(record)
-        trainer: pl.Trainer = build(self.config.trainer, "trainer")(
+        trainer: pl.Trainer = call(
+            build(self.config.trainer, "trainer"),
+            "trainer",
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
@@ -122,7 +139,7 @@ class Training:
         for key, figure in self.pictures.figures(machine, arrays, self.data.image_shape, self.model.name).items():
             self.show(figure, key, step, label)
         if label == "final":
-            write_arrays(self.folder / "pictures.h5", arrays, self.pictures.fantasy_description(), self.data)
+            write_arrays(self.folder / "pictures.h5", arrays, self.pictures.descriptions(), self.data)
             self.tracker.log_file(self.folder / "pictures.h5")
 
     def show(self, figure: Figure, key: str, step: int, label: str) -> None:
@@ -135,8 +152,9 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     """One run, from the data to the saved model; returns its last figures."""
     check_keys(config, TRAIN_KEYS, "")
     check_keys(config.training, TRAINING_KEYS, "training.")
-    if not isinstance(config.training.epochs, int) or config.training.epochs < 1:
-        raise UserError(f"training.epochs must be a whole number, at least 1; got {config.training.epochs!r}")
+    check_keys(config.tracking, TRACKING_KEYS, "tracking.")
+    check_whole("training.epochs", config.training.epochs, 1)
+    check_whole("seed", config.seed, 0, MOST_SEED)
     set_up_torch(config.threads)
     pl.seed_everything(config.seed, verbose=False)
     data = build_data(config)
@@ -148,9 +166,8 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     )
     data_mean = data.train_mean().float()
     generator = torch.Generator().manual_seed(config.seed)
-    initial = initialize(
-        list(model.layers.values()), build(config.initialization, "initialization"), data_mean, generator
-    )
+    weights = build(config.initialization, "initialization")
+    initial = call(initialize, "initialization", list(model.layers.values()), weights, data_mean, generator)
     monitored = monitored_images(data, pictures.flips, config.seed)
 
     resolved = plain(config)
@@ -250,16 +267,15 @@ def data_examples(data: DataSet) -> Figure:
     )
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Tensor], fantasy_description: str, data: DataSet) -> None:
-    """The images behind the final pictures, as HDF5."""
-    partial = path.with_suffix(".partial")
-    with h5py.File(partial, "w") as file:
+def write_arrays(path: Path, arrays: Mapping[str, Tensor], made: Mapping[str, str], data: DataSet) -> None:
+    """The images behind the final pictures, as HDF5, with how they were made."""
+    with new_file(path) as file:
         file.attrs["image_shape"] = data.image_shape
         file.attrs["data"] = f"{data.name} {data.digest}"
         for name, tensor in arrays.items():
             file[name] = tensor.cpu().numpy()
-        file["fantasies"].attrs["drawn"] = fantasy_description
-    os.replace(partial, path)
+        for name, description in made.items():
+            file[name].attrs["made"] = description
 
 
 def write_history(path: Path, record: Record) -> None:

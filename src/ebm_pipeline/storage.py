@@ -8,7 +8,6 @@ so that E = -sum_l b_l . x_l - sum_l x_l W_l x_{l+1} holds for Bernoulli layers 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.layers import LAYERS
 from ebm_pipeline.machine import BoltzmannMachine, assemble
@@ -37,9 +37,7 @@ class SavedModel:
 def save_model(path: Path, model: SavedModel) -> None:
     """Write the file whole or not at all."""
     machine = model.machine.folded()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with h5py.File(partial, "w") as file:
+    with new_file(path) as file:
         file.attrs["format"] = FORMAT
         file.attrs["config"] = model.config
         file.attrs["image_shape"] = model.image_shape
@@ -49,7 +47,6 @@ def save_model(path: Path, model: SavedModel) -> None:
         for index, layer in enumerate(machine.layers):
             file[f"layers/{index}"].attrs["kind"] = layer.kind
             file[f"layers/{index}"].attrs["units"] = layer.units
-    os.replace(partial, path)
 
 
 def load_model(path: Path) -> SavedModel:
@@ -59,26 +56,35 @@ def load_model(path: Path) -> SavedModel:
     try:
         with h5py.File(path) as file:
             if file.attrs.get("format") != FORMAT:
-                raise UserError(f"{path} is no model file: its attribute 'format' should be {FORMAT!r}")
+                raise UserError(f"no model file: its attribute 'format' should be {FORMAT!r}")
             layers = []
             for index in range(len(file["layers"])):
                 group = file[f"layers/{index}"]
                 kind = LAYERS.get(group.attrs["kind"])
                 if kind is None:
-                    raise UserError(
-                        f"{path}: layer {index} is of kind {group.attrs['kind']!r}; known: {', '.join(LAYERS)}"
-                    )
+                    raise UserError(f"layer {index} is of kind {group.attrs['kind']!r}; known: {', '.join(LAYERS)}")
                 layers.append(kind(**{field.name: _tensor(group, field.name) for field in fields(kind)}))
             weights = [_tensor(file["weights"], str(index)) for index in range(len(layers) - 1)]
+            data_mean = _tensor(file, "data_mean")
             height, width = (int(size) for size in file.attrs["image_shape"])
             config = str(file.attrs["config"])
-            return SavedModel(assemble(layers, weights), _tensor(file, "data_mean"), (height, width), config)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        machine = assemble(layers, weights)
+        if data_mean.shape != (layers[0].units,) or height * width != layers[0].units:
+            raise UserError(
+                f"data_mean {tuple(data_mean.shape)} or image_shape ({height}, {width}) does not fit "
+                f"{layers[0].units} visible units"
+            )
+        return SavedModel(machine, data_mean, (height, width), config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"{path} is damaged or no model file ({error}): train again or take another copy") from error
 
 
 def _tensor(group: h5py.Group, name: str) -> Tensor:
     array = np.asarray(group[name], dtype=np.float32)
     if not np.isfinite(array).all():
-        raise UserError(f"{group.file.filename}: {group.name}/{name} holds values that are not finite")
+        raise UserError(f"{group.name}/{name} holds values that are not finite")
+    if name == "variance" and not (array > 0).all():
+        raise UserError(f"{group.name}/{name} holds variances that are not positive")
     return torch.from_numpy(array)

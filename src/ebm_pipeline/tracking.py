@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ PARENT_VARIABLE = "EBM_PARENT_RUN"  # how the jobs of a sweep learn of their par
 RUN_FILE = "run.json"
 OUTPUT_TAG = "ebm.output_dir"
 PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"  # Markdown that the page of a run shows
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # the UI's pages for training, not for language models
 PARAMETER_LIMIT = 6000  # characters of a parameter's value that MLflow keeps
 BATCH = 100  # parameters or tags per call
 
@@ -64,7 +69,7 @@ def prepare_store(uri: str, artifact_root: Path, experiment: str) -> str:
             return str(found.experiment_id)
         local = uri.startswith("sqlite:")
         location = (artifact_root / experiment).absolute().as_uri() if local else None
-        return str(client.create_experiment(experiment, artifact_location=location))
+        return str(client.create_experiment(experiment, artifact_location=location, tags=EXPERIMENT_TAGS))
 
 
 @contextmanager
@@ -99,7 +104,8 @@ class Tracker:
         """Begin a run, as a child of `parent_run_id` if that is given."""
         nested = {PARENT_TAG: parent_run_id} if parent_run_id else {}
         with answering(uri):
-            run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags={**tags, **nested})
+            own = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+            run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags={**own, **tags, **nested})
         return cls(uri, run.info.run_id, experiment_id)
 
     def log_parameters(self, config: Mapping[str, Any]) -> None:

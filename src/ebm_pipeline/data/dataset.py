@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ebm_pipeline.data.hdf5 import EXPECTED, Source, digest, image_shape, locate, opened, read_images, read_labels
 from ebm_pipeline.data.transforms import Transform
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_number, check_whole
 
 PART_SEEDS = {"train": 1, "validation": 2, "test": 3}
 BLOCKS_IN_MEMORY = 4
@@ -214,11 +214,12 @@ def load(
     units: expected number of pixels, None to take the file's. hidden_units is for the model's configuration alone.
     A training part of more than `memory_limit_mb` streams from disk; its validation images are then its last rows.
     """
-    if batch_size < 1 or passes_per_epoch < 1 or not 0 < validation_fraction < 1:
-        raise UserError(
-            "data needs batch_size >= 1, passes_per_epoch >= 1 and 0 < validation_fraction < 1; got "
-            f"batch_size={batch_size}, passes_per_epoch={passes_per_epoch}, validation_fraction={validation_fraction}"
-        )
+    check_whole("data.batch_size", batch_size, 1)
+    check_whole("data.passes_per_epoch", passes_per_epoch, 1)
+    check_number("data.validation_fraction", validation_fraction, 0, 1, open_low=True, open_high=True)
+    check_number("data.memory_limit_mb", memory_limit_mb)
+    if units is not None:
+        check_whole("data.units", units, 1)
     file_path = Path(path).absolute()
     if not file_path.exists():
         source(file_path)

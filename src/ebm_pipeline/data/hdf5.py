@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,21 +131,29 @@ def image_shape(file: h5py.File, units: int) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
-def write(path: Path, name: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> None:
-    """Write arrays such as train/images under their keys."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def new_file(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to fill, which takes its place at `path` when all went well: whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(partial, "w") as file:
-            file.attrs["name"] = name
-            file.attrs["image_shape"] = shape
-            for key, array in arrays.items():
-                file[key] = array
+            yield file
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}): free some space or choose another path") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write(path: Path, name: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> None:
+    """Write arrays such as train/images under their keys."""
+    with new_file(path) as file:
+        file.attrs["name"] = name
+        file.attrs["image_shape"] = shape
+        for key, array in arrays.items():
+            file[key] = array
 
 
 def digest(path: Path) -> str:

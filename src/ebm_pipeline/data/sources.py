@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ebm_pipeline.data.hdf5 import Array, write
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_whole
 
 FILES = {
     "train/images": "train-images-idx3-ubyte.gz",
@@ -119,10 +119,8 @@ class BarsAndStripes:
     copies: int = 20  # of each pattern in the training part
 
     def __call__(self, path: Path) -> None:
-        if not 2 <= self.size <= 8 or self.copies < 1:
-            raise UserError(
-                f"bars and stripes need 2 <= size <= 8 and copies >= 1; got size={self.size}, copies={self.copies}"
-            )
+        check_whole("size of bars and stripes", self.size, 2, 8)
+        check_whole("copies of bars and stripes", self.copies, 1)
         lines = ((np.arange(2**self.size)[:, None] >> np.arange(self.size)) & 1).astype(np.uint8) * 255
         stripes = np.repeat(lines[:, :, None], self.size, axis=2)
         bars = stripes.transpose(0, 2, 1)[1:-1]  # all off and all on are stripes already

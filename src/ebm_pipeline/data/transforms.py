@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import check_number
 
 GREY_LEVELS = 255
 
@@ -43,8 +43,7 @@ class Threshold(Transform):
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise UserError(f"the threshold must be a grey level in [0, 1); got {self.threshold}")
+        check_number("data.transform.threshold, a grey level,", self.threshold, 0, 1, open_high=True)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         limit = self.threshold * GREY_LEVELS if images.dtype == torch.uint8 else self.threshold
@@ -83,6 +82,9 @@ class Standardize(Transform):
     floor: float = 0.1
     mean: Tensor | None = None
     std: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_number("data.transform.floor", self.floor, open_low=True)
 
     def fitted(self, mean: Tensor, std: Tensor) -> Self:
         return replace(self, mean=mean.float(), std=std.float().clamp_min(self.floor))

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_number, check_whole
 from ebm_pipeline.evaluation.ais import (
     LogPartition,
     annealed_importance_sampling,
@@ -148,7 +148,7 @@ class LikelihoodCard:
                 }
         if self.tightness is not None:
             figures["bound_below_log_likelihood"] = self.tightness.nats
-        return figures | {"likelihood_seconds": self.seconds}
+        return figures
 
     def tags(self) -> dict[str, str]:
         """Tags for MLflow."""
@@ -210,10 +210,11 @@ class Likelihood:
     most_r_hat: float
 
     def __post_init__(self) -> None:
-        for name, least in (("temperatures", 4), ("chains", 4), ("sweeps", LEAST_SWEEPS)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UserError(f"likelihood.{name} must be a whole number, at least {least}; got {value!r}")
+        check_whole("likelihood.temperatures", self.temperatures, 4)
+        check_whole("likelihood.chains", self.chains, 4)
+        check_whole("likelihood.sweeps", self.sweeps, LEAST_SWEEPS)
+        for name in ("most_width", "least_ess", "most_r_hat"):
+            check_number(f"likelihood.{name}", getattr(self, name), open_low=True)
         if self.base not in BASES or self.placement not in PLACEMENTS:
             raise UserError(
                 f"likelihood.base is one of {', '.join(BASES)} and likelihood.placement one of {', '.join(PLACEMENTS)}; "

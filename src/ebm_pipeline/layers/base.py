@@ -13,13 +13,14 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import check_whole
+
+MOST_UNITS = 10**6
 
 
 def positive_units(units: int) -> int:
     """Check the number of units of a layer that a configuration names."""
-    if not isinstance(units, int) or units < 1:
-        raise UserError(f"a layer needs a whole number of units, at least 1; got units={units!r}")
+    check_whole("units of a layer", units, 1, MOST_UNITS)
     return units
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import check_number
 from ebm_pipeline.layers.base import Layer, positive_units
 
 
@@ -29,8 +29,7 @@ class Gaussian(Layer):
     @classmethod
     def create(cls, units: int, variance: float = 1.0) -> Gaussian:
         """A layer of `units` units with zero bias and one variance for all."""
-        if not 0 < variance < math.inf:
-            raise UserError(f"Gaussian units need a positive, finite variance; got variance={variance!r}")
+        check_number("variance of Gaussian units", variance, open_low=True)
         return cls(bias=torch.zeros(positive_units(units)), variance=torch.full((units,), float(variance)))
 
     def energy(self, x: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from ebm_pipeline.machine import ODD, BoltzmannMachine, PartialStates, States
 
 @dataclass(frozen=True, eq=False)
 class Learning:
-    """Gradient of -log p by parameter name, chains to go on with, the data phase's mean state of each layer (units,)."""
+    """Gradient of -log p by parameter name, chains to go on with, and the data phase's states (samples, units)."""
 
     gradient: dict[str, Tensor]
     chains: States | None
-    data_means: States
+    data: States
     info: dict[str, float]
 
 
@@ -83,8 +83,8 @@ def _learning(
     size = len(stacked[0])
     sample_weights = torch.full((size,), 1 / data_size, device=stacked[0].device, dtype=dtype)
     sample_weights[data_size:] = -1 / (size - data_size)
-    data_means = tuple(state[:data_size].mean(0, dtype=dtype) for state in stacked)
-    return Learning(machine.energy_gradient(stacked, sample_weights), chains, data_means, info or {})
+    data = tuple(state[:data_size] for state in stacked)
+    return Learning(machine.energy_gradient(stacked, sample_weights), chains, data, info or {})
 
 
 def _complete(states: PartialStates) -> States:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import check_whole
 from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, States
 
 
@@ -19,8 +19,7 @@ class Gibbs:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise UserError(f"sampler.steps must be a whole number, at least 1; got {self.steps!r}")
+        check_whole("sampler.steps", self.steps, 1)
 
     def step(
         self,

@@ -97,7 +97,8 @@ class Record(pl.Callback):
 
     def add(self, metrics: Mapping[str, float], epoch: int, step: int) -> None:
         """Record figures for the state after `epoch` epochs and `step` updates."""
-        self.sink.log_metrics({self.prefix + name: value for name, value in metrics.items()} | {"epoch": epoch}, step)
+        named = {self.prefix + name: value for name, value in {**metrics, "epoch": epoch}.items()}
+        self.sink.log_metrics(named, step)
         for name, value in metrics.items():
             epochs, values = self.history.setdefault(name, ([], []))
             epochs.append(epoch)

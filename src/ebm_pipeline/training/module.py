@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.machine import BoltzmannMachine, States
@@ -46,12 +46,11 @@ class Recipe:
     fixed: Sequence[str] = field(default_factory=tuple)  # names of parameters that training leaves alone
 
     def __post_init__(self) -> None:
-        if self.chains < 1:
-            raise UserError(f"the number of chains must be at least 1; got {self.chains}")
-        if self.centring is not None and not 0 < self.centring <= 1:
-            raise UserError(f"centring must be a rate in (0, 1], or null; got {self.centring!r}")
+        check_whole("training.chains", self.chains, 1)
+        if self.centring is not None:
+            check_number("training.centring, if not null,", self.centring, 0, 1, open_low=True)
         if self.products not in PRODUCT_TYPES:
-            raise UserError(f"products must be one of {', '.join(PRODUCT_TYPES)}; got {self.products!r}")
+            raise UserError(f"training.products must be one of {', '.join(PRODUCT_TYPES)}; got {self.products!r}")
 
 
 class BoltzmannTraining(pl.LightningModule):
@@ -146,7 +145,7 @@ class BoltzmannTraining(pl.LightningModule):
         for name, value in learning.info.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         if self.recipe.centring is not None:
-            self._move_offsets(learning.data_means, self.recipe.centring)
+            self._move_offsets(learning.data, self.recipe.centring)
             centre(learning.gradient, [getattr(self, name) for name in self.offset_names])
         gradient = self.arrangement.collapse(learning.gradient)
         if not torch.isfinite(gradient["layers/1/bias"].sum()):
@@ -166,9 +165,10 @@ class BoltzmannTraining(pl.LightningModule):
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
             setattr(self, name, chain)
 
-    def _move_offsets(self, means: States, rate: float) -> None:
-        for name, mean in zip(self.offset_names, means, strict=True):
-            getattr(self, name).lerp_(mean, rate)
+    def _move_offsets(self, data: States, rate: float) -> None:
+        for name, states in zip(self.offset_names, data, strict=True):
+            offset = getattr(self, name)
+            offset.lerp_(states.mean(0, dtype=offset.dtype), rate)
 
     def on_train_epoch_end(self) -> None:
         schedulers = self.lr_schedulers()

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_number
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Penalty:
     parameters: Sequence[str]
 
     def __post_init__(self) -> None:
-        if not self.strength >= 0:
-            raise UserError(f"the strength of a penalty must not be negative; got {self.strength!r}")
+        check_number("strength of a penalty", self.strength)
 
     def add_gradient(self, parameter: Tensor, gradient: Tensor) -> None:
         """Add the penalty's gradient to `gradient`, in place."""

@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ebm_pipeline import plots
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import check_number, check_whole
 from ebm_pipeline.inference import up_and_down
 from ebm_pipeline.machine import EVEN, BoltzmannMachine
 from ebm_pipeline.samplers import start_at_mean
 
 Shape = tuple[int, int]
+UP_AND_DOWN = "up through all layers and down again by conditional modes"
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,21 @@ class Pictures:
     fantasy_mean_field: bool
 
     def __post_init__(self) -> None:
-        if self.every_epochs < 0 or min(self.digits, self.weight_tiles, self.fantasy_sweeps) < 1:
-            raise UserError(
-                "evaluation needs every_epochs >= 0 and digits, weight_tiles, fantasy_sweeps >= 1; got "
-                f"{self.every_epochs}, {self.digits}, {self.weight_tiles}, {self.fantasy_sweeps}"
-            )
-        if not 0 <= self.flips <= 1 or not 0 < self.fantasy_start_beta <= 1:
-            raise UserError(
-                "evaluation needs 0 <= flips <= 1 and 0 < fantasy_start_beta <= 1; "
-                f"got flips={self.flips}, fantasy_start_beta={self.fantasy_start_beta}"
-            )
+        check_whole("evaluation.every_epochs", self.every_epochs, 0)
+        for name in ("digits", "weight_tiles", "fantasy_sweeps"):
+            check_whole(f"evaluation.{name}", getattr(self, name), 1)
+        check_number("evaluation.flips", self.flips, 0, 1)
+        check_number("evaluation.fantasy_start_beta", self.fantasy_start_beta, 0, 1, open_low=True)
 
-    def fantasy_description(self) -> str:
-        """How the fantasy particles were drawn: what a grid of them must not hide."""
+    def descriptions(self) -> dict[str, str]:
+        """How the images of each kind were made: what a grid of them must not hide."""
+        return {
+            "reconstructions": UP_AND_DOWN,
+            "denoised": f"{self.flips:.0%} of the pixels flipped; {UP_AND_DOWN}",
+            "fantasies": self._fantasy_description(),
+        }
+
+    def _fantasy_description(self) -> str:
         annealing = (
             "" if self.fantasy_start_beta == 1 else f" annealed from inverse temperature {self.fantasy_start_beta:g}"
         )
@@ -82,20 +85,21 @@ class Pictures:
     ) -> dict[str, Figure]:
         """A figure per picture, by the key of its image series."""
         images = {key: tensor.cpu().numpy() for key, tensor in arrays.items()}
-        once = "up through all layers and down again by conditional modes"
+        made = self.descriptions()
         figures = {
             "reconstructions": plots.comparison(
-                {"Data": images["data"], name: images["reconstructions"]}, shape, f"{name}: reconstructions", once
+                {"Data": images["data"], name: images["reconstructions"]},
+                shape,
+                f"{name}: reconstructions",
+                made["reconstructions"],
             ),
             "denoising": plots.comparison(
                 {"Data": images["data"], "Noisy": images["noisy"], name: images["denoised"]},
                 shape,
                 f"{name}: denoising",
-                f"{self.flips:.0%} of the pixels flipped; {once}",
+                made["denoised"],
             ),
-            "fantasies": plots.image_grid(
-                images["fantasies"], shape, f"{name}: fantasy particles", self.fantasy_description()
-            ),
+            "fantasies": plots.image_grid(images["fantasies"], shape, f"{name}: fantasy particles", made["fantasies"]),
         }
         projection = None
         for index, weights in enumerate(machine.weights):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages
 from ebm_pipeline.machine import BoltzmannMachine, assemble
 from ebm_pipeline.training.arrangement import Arrangement
@@ -29,11 +29,8 @@ class Pretraining:
     joint_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.joint_learning_rate <= 0:
-            raise UserError(
-                "pretraining needs epochs >= 1 and joint_learning_rate > 0; "
-                f"got epochs={self.epochs}, joint_learning_rate={self.joint_learning_rate}"
-            )
+        check_whole("model.pretraining.epochs", self.epochs, 1)
+        check_number("model.pretraining.joint_learning_rate", self.joint_learning_rate, open_low=True)
 
 
 def arrangement_of(index: int, count: int) -> Arrangement:

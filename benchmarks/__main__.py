@@ -1,0 +1,45 @@
+"""`python -m benchmarks [NAME ...]`: print the figures, all of them or those that are named."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import studies, training_cost
+from benchmarks.common import hardware
+
+BENCHMARKS = {
+    "speed": training_cost.speed,
+    "memory": training_cost.memory,
+    "digits": studies.digits,
+    "likelihood": studies.likelihood,
+    "study": studies.study,
+}
+NEED_MNIST = {"speed", "memory", "likelihood", "study"}
+
+
+def main() -> None:
+    """Run the benchmarks in a temporary folder, or in one that is given and kept."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--output", type=Path, help="keep the runs in this folder")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"unknown benchmark {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
+    print(hardware(), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        output = (options.output or Path(temporary)).absolute()
+        output.mkdir(parents=True, exist_ok=True)
+        for name in options.names or BENCHMARKS:
+            if name in NEED_MNIST and "EBM_DATA_DIR" not in os.environ:
+                print(f"{name}: EBM_DATA_DIR is not set, MNIST will be downloaded", file=sys.stderr)
+            print(f"\n## {name}: {BENCHMARKS[name].__doc__}\n", flush=True)
+            BENCHMARKS[name](output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What the benchmarks share: the machine's description, runs of the commands, likelihoods of saved models."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ebm_pipeline.cli import config_folder
+from ebm_pipeline.configuration import build_data
+from ebm_pipeline.evaluation.likelihood import LogLikelihood, log_likelihood
+from ebm_pipeline.inference import MeanField
+from ebm_pipeline.storage import load_model
+
+SEED = 137
+
+
+def hardware() -> str:
+    """Processor, cores, vector units, versions and date, as one line."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    name = fields.get("model name", platform.processor() or platform.machine())
+    flags = set(fields.get("flags", "").split())
+    units = [label for flag, label in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_bf16", "AMX")) if flag in flags]
+    return (
+        f"{name} ({', '.join(units) or 'vector units unknown'}), {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, seed {SEED}, {date.today().isoformat()}"
+    )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended: seconds from its start to its end, and its peak resident memory."""
+
+    seconds: float
+    peak_gigabytes: float
+
+
+def command(name: str, *arguments: str, output: Path) -> Finished:
+    """Run one of the package's commands with its output under `output`; its own progress goes to the terminal."""
+    started = time.perf_counter()
+    program = Path(sys.executable).parent / name
+    process = subprocess.Popen([program, *arguments], env=os.environ | {"EBM_OUTPUT_DIR": str(output)})
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{name} {' '.join(arguments)} failed")
+    return Finished(time.perf_counter() - started, usage.ru_maxrss / 2**20)
+
+
+def composed(output: Path, *overrides: str) -> DictConfig:
+    """The configuration that `ebm-train` would compose."""
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        return compose("train", overrides=[f"output_root={output}", f"seed={SEED}", *overrides])
+
+
+def ais(model: Path, part: str, temperatures: int, chains: int = 100) -> LogLikelihood:
+    """Log-likelihood (or variational bound) of a saved model on a part of the data of its own configuration."""
+    saved = load_model(model)
+    config = OmegaConf.create(saved.config)
+    assert isinstance(config, DictConfig)
+    images: Tensor = build_data(config).images(part)
+    mean_field = MeanField(config.mean_field.tolerance, config.mean_field.max_steps)
+    return log_likelihood(saved.machine, saved.data_mean, images, mean_field, temperatures, chains, SEED)
+
+
+def median_seconds(function: Callable[[], object], calls: int = 100, repeats: int = 9) -> float:
+    """Median over `repeats` of the seconds that one call takes."""
+    function()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for _ in range(calls):
+            function()
+        times.append((time.perf_counter() - started) / calls)
+    return sorted(times)[repeats // 2]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table."""
+    for cells in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(cells)} |")
+    print(flush=True)

@@ -1,0 +1,69 @@
+"""The commands of the package as functions: composed configurations, and the command line without a new process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from ebm_pipeline.cli import config_folder
+
+TINY = (
+    "data=bars_and_stripes", "data.passes_per_epoch=1", "training.epochs=2", "training.chains=10", "threads=1",
+    "evaluation.every_epochs=0", "evaluation.fantasy_sweeps=5",
+)  # fmt: skip
+
+
+def composed(*overrides: str, output_root: Path | None = None, name: str = "train") -> DictConfig:
+    """What the command line would compose, hydra's own part left out."""
+    root = [] if output_root is None else [f"output_root={output_root}"]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        return compose(name, [*overrides, *root])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_command(command: Callable[[], None], *arguments: str, output_root: Path) -> Outcome:
+    """An entry point of `ebm_pipeline.cli` with these arguments, called from the output folder.
+
+    An exception that would be a traceback comes through.
+    """
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    environment = {"EBM_OUTPUT_DIR": str(output_root)}
+    output_root.mkdir(parents=True, exist_ok=True)
+    GlobalHydra.instance().clear()
+    try:
+        with (
+            mock.patch.object(sys, "argv", ["ebm", *arguments]), mock.patch.dict(os.environ, environment),
+            contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(),
+            contextlib.chdir(output_root),
+        ):  # fmt: skip
+            command()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        if isinstance(end.code, str):  # what Python prints of a SystemExit with a message
+            err.write(end.code)
+    finally:
+        GlobalHydra.instance().clear()
+        root.handlers[:], root.level = handlers, level
+    return Outcome(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,357 @@
+"""Every yaml of conf/ composes and becomes the object it names; whatever a user gets wrong ends in one message."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from commands import TINY, composed
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ebm_pipeline import pipeline
+from ebm_pipeline.cli import config_folder
+from ebm_pipeline.configuration import build, build_data, plain
+from ebm_pipeline.data.sources import Idx
+from ebm_pipeline.data.transforms import Transform
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.evaluation.card import Likelihood
+from ebm_pipeline.initialization import initialize
+from ebm_pipeline.layers import LAYERS
+from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
+from ebm_pipeline.samplers import Gibbs
+from ebm_pipeline.training import Model, Pictures
+
+CONF = Path(config_folder())
+OPTIONS = [
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
+    for path in sorted(CONF.rglob("*.yaml"))
+    if path.parent != CONF
+]
+GROUPS = {group for group, _ in OPTIONS}
+
+
+def options(group: str) -> list[str]:
+    return [option for own, option in OPTIONS if own == group]
+
+
+def built(group: str, option: str, *overrides: str) -> Any:
+    config = composed(f"{group}={option}", *overrides)
+    return build(OmegaConf.select(config, group.replace("/", ".")), group)
+
+
+# ---------------------------------------------------------------------------------------------- every yaml
+
+
+def test_every_group_is_tested_here() -> None:
+    """A new group needs a test of its own below; a new option of a group is picked up by itself."""
+    assert {
+        "card", "data", "data/transform", "evaluation", "experiment", "initialization", "model", "objective", "optimizer",
+        "sampler", "scheduler", "trainer",
+    } == GROUPS  # fmt: skip
+    assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "compare", "data"}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_resolves(group: str, option: str) -> None:
+    if group == "card":
+        config = composed(f"card@likelihood={option}", "run=x", name="evaluate")
+        assert isinstance(build(config.likelihood, "likelihood"), Likelihood)
+        return
+    given = ("data.path=images.h5",) if (group, option) == ("data", "hdf5") else ()
+    config = composed(f"{group}={option}", *given)
+    assert set(plain(config)) - {"experiment"} == pipeline.TRAIN_KEYS
+
+
+@pytest.mark.parametrize("option", options("data"))
+def test_every_data_set_has_a_source_and_a_transform(option: str, tmp_path: Path) -> None:
+    config = composed(f"data={option}", "data.path=images.h5", output_root=tmp_path)
+    assert callable(instantiate(config.data.source))
+    assert isinstance(instantiate(config.data.transform), Transform)
+
+
+@pytest.mark.parametrize("option", ["digits", "bars_and_stripes"])
+def test_data_sets_that_need_no_download_load(option: str, tmp_path: Path) -> None:
+    config = composed(f"data={option}", output_root=tmp_path)
+    data = build_data(config)
+    assert data.units == config.data.units
+    assert next(iter(data.train_batches())).shape == (100, data.units)
+    assert data.path.parent == tmp_path / "data"
+
+
+def test_anybodys_file_gives_the_model_its_units(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        file["train/images"] = np.zeros((30, 2, 3), dtype=np.uint8)
+    config = composed("data=hdf5", f"data.path={tmp_path / 'own.h5'}")
+    assert (build_data(config).image_shape, config.data.units) == ((2, 3), 6)
+    assert build(config.model, "model").layers["visible"].units == 6
+
+
+@pytest.mark.parametrize("option", ["mnist", "fashion_mnist"])
+def test_mnist_loads_from_its_folder(option: str, tmp_path: Path, mnist_folder: Path) -> None:
+    if not (mnist_folder / option).is_dir():
+        pytest.skip(f"needs the four IDX files in EBM_DATA_DIR/{option}")
+    data = build_data(composed(f"data={option}", output_root=tmp_path))
+    assert (data.units, data.image_shape, len(data.training_rows)) == (784, (28, 28), 57_000)
+
+
+@pytest.mark.parametrize("option", ["mnist", "fashion_mnist"])
+def test_downloads_are_checked_against_four_sums(option: str) -> None:
+    source = instantiate(composed(f"data={option}").data.source)
+    assert isinstance(source, Idx)
+    assert (source.name, len(set(source.md5)), {len(md5) for md5 in source.md5}) == (option, 4, {32})
+
+
+@pytest.mark.parametrize("option", options("data/transform"))
+def test_every_transform_gives_float32_images(option: str, tmp_path: Path) -> None:
+    config = composed("data=bars_and_stripes", f"data/transform={option}", output_root=tmp_path)
+    data = build_data(config)
+    images = data.images("validation")
+    assert (images.dtype, images.shape) == (torch.float32, (len(data.validation_rows), 16))
+    assert data.transform.name == option
+
+
+@pytest.mark.parametrize("option", options("model"))
+@pytest.mark.parametrize("initialization", options("initialization"))
+def test_every_model_makes_a_machine(option: str, initialization: str) -> None:
+    model = built("model", option)
+    assert isinstance(model, Model)
+    weights = built("initialization", initialization)
+    mean = torch.linspace(0.1, 0.9, 64)
+    layers = list(model.layers.values())
+    machine = initialize(layers, weights, mean, torch.Generator().manual_seed(1))
+    assert [layer.units for layer in machine.layers] == [64] * machine.depth
+    assert all(0 < float(matrix.std()) < 0.2 for matrix in machine.weights)
+    torch.testing.assert_close(machine.layers[0].mean(torch.zeros(64)), mean)
+    names = set(machine.named_tensors())
+    assert names >= {*model.fixed, *(name for penalty in model.penalties for name in penalty.parameters)}
+    assert all(layer.kind in LAYERS for layer in layers)
+
+
+def test_the_studys_models_are_as_the_study_has_them() -> None:
+    kinds = {option: [layer.kind for layer in built("model", option).layers.values()] for option in options("model")}
+    assert kinds["hopfield"] == ["bernoulli", "gaussian"]
+    assert kinds["rbm"] == kinds["rbm_l1"] == ["bernoulli"] * 2
+    assert kinds["dbm"] == ["bernoulli"] * 3
+    assert kinds["grbm"] == ["gaussian", "bernoulli"]
+    penalties = {option: built("model", option).penalties for option in options("model")}
+    assert [(p.strength, list(p.parameters)) for p in penalties["rbm_l1"]] == [(1e-3, ["weights/0"])]
+    assert [(p.strength, list(p.parameters)) for p in penalties["dbm"]] == [(1e-3, ["weights/0", "weights/1"])]
+    assert penalties["rbm"] == penalties["hopfield"] == []
+    sizes = [layer.units for layer in built("model", "dbm", "data=mnist").layers.values()]
+    assert sizes == [784, 200, 200]
+
+
+@pytest.mark.parametrize("option", options("objective"))
+def test_every_objective_takes_sampler_and_mean_field(option: str) -> None:
+    objective = built("objective", option, "sampler.steps=7", "mean_field.max_steps=3")
+    assert isinstance(objective, (ContrastiveDivergence, PersistentContrastiveDivergence))
+    assert (objective.sampler.steps, objective.mean_field.max_steps) == (7, 3)
+
+
+@pytest.mark.parametrize("option", options("sampler"))
+def test_every_sampler_instantiates(option: str) -> None:
+    assert isinstance(built("sampler", option), Gibbs)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler"), list(itertools.product(options("optimizer"), options("scheduler")))
+)
+def test_every_optimizer_and_schedule_make_steps(optimizer: str, scheduler: str) -> None:
+    config = composed(f"optimizer={optimizer}", f"scheduler={scheduler}", "training.epochs=4")
+    parameter = torch.nn.Parameter(torch.ones(2))
+    stepping = build(config.optimizer, "optimizer")([parameter])
+    schedule = build(config.scheduler, "scheduler")(stepping)
+    rates = []
+    for _ in range(4):
+        rates.append(stepping.param_groups[0]["lr"])
+        parameter.grad = torch.ones(2)
+        stepping.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(config.optimizer.lr)
+    expected = {
+        "constant": [1, 1, 1, 1],
+        "linear": [1, 0.75, 0.5, 0.25],
+        "exponential": [1, 0.9, 0.81, 0.729],
+        "step": [1, 1, 1, 1],  # its first step is later
+        "power_law": [1, 1 / 2, 1 / 3, 1 / 4],
+    }
+    assert [rate / rates[0] for rate in rates] == pytest.approx(expected[scheduler])
+    assert float(parameter.detach().max()) < 1
+
+
+@pytest.mark.parametrize("option", options("evaluation"))
+def test_every_evaluation_instantiates(option: str) -> None:
+    assert isinstance(built("evaluation", option), Pictures)
+
+
+@pytest.mark.parametrize("option", options("trainer"))
+def test_every_trainer_instantiates(option: str) -> None:
+    make = built("trainer", option)
+    if option == "gpu" and not torch.cuda.is_available():
+        assert make.func is pl.Trainer  # without a GPU it cannot be called
+        return
+    assert isinstance(make(logger=False, enable_checkpointing=False), pl.Trainer)
+
+
+def test_the_study_is_as_the_issue_states_it() -> None:
+    config = composed("experiment=notebook")
+    assert (config.seed, config.data.name, config.data.batch_size) == (137, "mnist", 100)
+    assert config.initialization._target_.endswith("glorot_normal")
+    assert (config.optimizer._target_, config.optimizer.lr) == ("torch.optim.Adam", 0.01)
+    assert (config.scheduler._target_.split(".")[-1], config.scheduler.coefficient) == ("power_law", 1.0)
+    assert config.objective._target_.endswith("PersistentContrastiveDivergence")
+    assert (config.sampler.steps, config.training.epochs, config.training.centring) == (1, 20, None)
+    pictures = build(config.evaluation, "evaluation")
+    assert (pictures.digits, pictures.weight_tiles, pictures.flips) == (8, 25, 0.15)
+    assert (pictures.fantasy_sweeps, pictures.fantasy_mean_field, pictures.fantasy_start_beta) == (100, False, 1.0)
+    dbm = build(composed("experiment=notebook", "model=dbm").model, "model")
+    assert dbm.pretraining.epochs == 20
+    assert dbm.pretraining.joint_learning_rate * config.optimizer.lr == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "compare", "data"])
+def test_the_other_commands_compose(name: str, tmp_path: Path) -> None:
+    given = {"evaluate": ["run=1f3a"], "compare": ["runs=[1f3a]"], "data": []}[name]
+    config = composed(*given, name=name, output_root=tmp_path)
+    assert plain(config)["output_root"] == str(tmp_path)
+
+
+def test_digits_train_for_at_least_ten_thousand_updates(tmp_path: Path) -> None:
+    config = composed("data=digits", output_root=tmp_path)
+    assert len(build_data(config).train_batches()) * config.training.epochs >= 10_000
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=nothing", "nothing"),
+        ("modle=rbm", "modle"),
+        ("training.epoch=3", "epoch"),
+        ("optimizer=adam2", "adam2"),
+        ("experiment=none_such", "none_such"),
+        ("training.epochs=[1", "no viable alternative at input '[1'"),
+    ],
+)
+def test_what_hydra_knows_to_be_wrong_is_its_message(override: str, message: str) -> None:
+    with pytest.raises(HydraException, match=message.replace("[", r"\[")):
+        composed(override)
+
+
+MISTAKES = [
+    # a typing error after +
+    ("+model.n_hiden=3", "n_hiden"),
+    ("+training.epoch=3", r"unknown option training\.epoch"),
+    ("+sead=3", "unknown option sead"),
+    ("+sampler.n=3", "sampler|objective"),
+    ("+data.batchsize=3", "batchsize"),
+    ("+evaluation.digit=3", "digit"),
+    ("+mean_field.steps=3", "steps"),
+    ("+optimizer.momentun=0.5", "momentun"),
+    ("+scheduler.rate=0.5", "rate"),
+    ("+initialization.sdt=0.5", "sdt"),
+    ("+trainer.max_epoch=5", "max_epoch"),
+    ("+tracking.url=x", "url"),
+    ("+model.layers.hidden.unit=3", "unit"),
+    # values that make no sense
+    ("training.epochs=-1", r"training\.epochs .*got -1"),
+    ("training.epochs=0", r"training\.epochs"),
+    ("training.epochs=2.5", r"training\.epochs .*got 2\.5"),
+    ("training.epochs=many", r"training\.epochs .*many"),
+    ("training.chains=0", "chains"),
+    ("training.chains=many", "chains"),
+    ("training.chains=2.5", "chains"),
+    ("training.centring=2", "centring"),
+    ("training.centring=yes_please", "centring"),
+    ("training.products=float8", "float8"),
+    ("optimizer.lr=abc", "lr"),
+    ("optimizer.lr=-1", "lr|learning rate"),
+    ("optimizer.lr=null", "lr"),
+    ("sampler.steps=0", r"sampler\.steps"),
+    ("sampler.steps=1.5", r"sampler\.steps"),
+    ("mean_field.max_steps=0", "max_steps"),
+    ("mean_field.tolerance=abc", "tolerance"),
+    ("initialization.std=-1", "standard deviation"),
+    ("initialization.std=abc", "std|standard deviation|initialization"),
+    ("data.batch_size=0", "batch_size"),
+    ("data.batch_size=abc", "batch_size|data"),
+    ("data.validation_fraction=1", "validation_fraction"),
+    ("data.units=9", "9"),
+    ("data.source.size=99", "size.*99"),
+    ("model.layers.hidden.units=0", "units.*0"),
+    ("model.layers.hidden.units=-3", "units.*-3"),
+    ("model.layers.visible.units=5", "5 visible units"),
+    ("model.fixed=[weights/7]", "weights/7"),
+    ("evaluation.digits=0", "digits"),
+    ("evaluation.flips=1.5", "flips"),
+    ("evaluation.flips=abc", "flips|evaluation"),
+    ("evaluation.fantasy_start_beta=0", "fantasy_start_beta"),
+    ("threads=0", "threads"),
+    ("threads=two", "threads"),
+    ("seed=-1", "seed"),
+    ("seed=abc", "seed"),
+    ("trainer.accelerator=abacus", "abacus"),
+    ("optimizer._target_=torch.optim.Nothing", "Nothing"),
+    ("model._target_=ebm_pipeline.nothing.Model", "nothing"),
+    ("output_root=/proc/nothing", "/proc/nothing"),
+    ("tracking.uri=http://127.0.0.1:9", "does not answer"),
+    ("tracking.uri=nonsense://store", "nonsense"),
+]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all: a fresh one costs seconds."""
+    return tmp_path_factory.getbasetemp() / "outputs"
+
+
+@pytest.fixture(scope="module")
+def tiny(outputs: Path) -> DictConfig:
+    return composed(*TINY, output_root=outputs)
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES)
+def test_a_mistake_is_one_message_and_no_traceback(
+    override: str, message: str, tiny: DictConfig, tmp_path: Path
+) -> None:
+    key, value = override.split("=", 1)
+    config = tiny.copy()  # composing anew for each takes ten times as long
+    OmegaConf.update(config, key.lstrip("+"), OmegaConf.from_dotlist([f"value={value}"]).value, force_add=True)
+    with pytest.raises(UserError, match=message):
+        pipeline.train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=hopfield", "training.products=bfloat16"], "binary units only"),
+        (["model=rbm_l1", "model.penalties.0.strength=-1"], "strength"),
+        (["model=rbm_l1", "model.penalties.0.parameters=[weights/5]"], "weights/5"),
+        (["model=grbm", "model.layers.visible.variance=-1"], "variance"),
+        (["model=dbm", "model.pretraining.epochs=0"], "epochs.*0"),
+        (["model=dbm", "model.pretraining.joint_learning_rate=-1"], "joint_learning_rate"),
+        (["data=hdf5", "data.path=/nowhere.h5"], "nowhere.h5"),
+        (["scheduler=step", "scheduler.step_size=0"], "step_size|scheduler"),
+        (["scheduler=exponential", "scheduler.gamma=abc"], "gamma|scheduler"),
+        (["optimizer=adam", "optimizer.betas=[2,3]"], "beta"),
+        pytest.param(
+            ["trainer=gpu"], "(?i)gpu|cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_with_a_choice_are_one_message(
+    overrides: list[str], message: str, outputs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        pipeline.train(composed(*TINY, *overrides, output_root=outputs), tmp_path)

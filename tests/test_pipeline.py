@@ -1,0 +1,285 @@
+"""Whole runs of every model, in this process, on 4 x 4 bars and stripes and one shared store."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from commands import TINY, composed, run_command
+from mlflow.tracking import MlflowClient
+from omegaconf import OmegaConf
+
+from ebm_pipeline import assessment, cli, pipeline, tracking
+from ebm_pipeline.configuration import plain, tracking_uri
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.storage import load_model
+from ebm_pipeline.tracking import RunRecord
+
+CHOICES = {
+    "hopfield": ("model=hopfield",),
+    "rbm": ("model=rbm",),
+    "rbm_l1": ("model=rbm_l1",),
+    "dbm": ("model=dbm",),
+    "grbm": ("model=grbm", "data/transform=standardize"),
+    "cd": ("model=rbm", "objective=cd"),
+}
+PARAMETERS = {  # those that training changes: 16 pixels, 8 units in each hidden layer
+    "hopfield": 16 * 8 + 16,
+    "rbm": 16 * 8 + 16 + 8,
+    "rbm_l1": 16 * 8 + 16 + 8,
+    "dbm": 16 * 8 + 8 * 8 + 16 + 8 + 8,
+    "grbm": 16 * 8 + 16 + 8,
+    "cd": 16 * 8 + 16 + 8,
+}
+PICTURES = ("reconstructions", "denoising", "fantasies", "weights_1")
+MODEL_NAMES = {"hopfield": "Hopfield", "rbm_l1": "RBM (L1)", "dbm": "DBM", "grbm": "Gaussian RBM"}
+Run = tuple[str, Path, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all: a fresh one costs seconds."""
+    return tmp_path_factory.getbasetemp() / "outputs"
+
+
+def trained(choice: str, outputs: Path, folder: Path, *overrides: str) -> dict[str, float]:
+    return pipeline.train(composed(*TINY, *CHOICES[choice], *overrides, output_root=outputs), folder)
+
+
+@pytest.fixture(scope="module")
+def finished(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """finished(choice) is (choice, folder, last figures) of a run, made when it is first asked for."""
+
+    @functools.cache
+    def train(choice: str) -> Run:
+        folder = tmp_path_factory.mktemp(choice)
+        return choice, folder, trained(choice, outputs, folder, *drawn_on_the_way(choice))
+
+    return train
+
+
+@pytest.fixture(params=list(CHOICES))
+def run(request: pytest.FixtureRequest, finished: Callable[[str], Run]) -> Run:
+    return finished(request.param)
+
+
+def drawn_on_the_way(choice: str) -> tuple[str, ...]:
+    return ("evaluation.every_epochs=1",) if choice in ("rbm", "dbm") else ()
+
+
+def record_of(outputs: Path, folder: Path) -> RunRecord:
+    return tracking.find_run(f"sqlite:///{outputs / 'mlflow.db'}", str(folder))
+
+
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[:]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def test_the_folder_holds_what_a_run_leaves(run: Run) -> None:
+    choice, folder, _ = run
+    for name in ("model.h5", "config.yaml", "metrics.csv", "run.json", "pictures.h5", "checkpoints/last.ckpt"):
+        assert (folder / name).stat().st_size > 0, name
+    labels = {"data_examples", "learning_curves_final"}
+    keys = [*PICTURES, "weights_2"] if choice == "dbm" else PICTURES
+    labels |= {f"{key}_{label}" for key in keys for label in (["0001"] if drawn_on_the_way(choice) else []) + ["final"]}
+    assert {path.stem for path in (folder / "pictures").glob("*.png")} == labels
+    assert not list(folder.rglob("*partial*"))
+    phases = ["pretraining_1", "pretraining_2"] if choice == "dbm" else []
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir() if path.is_dir()) == phases
+    assert (folder / "pretrained.h5").exists() == (choice == "dbm")
+
+
+def test_the_saved_config_is_whole_and_trains_again(run: Run, outputs: Path) -> None:
+    choice, folder, _ = run
+    own = OmegaConf.load(folder / "config.yaml")
+    expected = composed(*TINY, *CHOICES[choice], *drawn_on_the_way(choice), output_root=outputs)
+    assert OmegaConf.to_container(own) == plain(expected)
+    assert load_model(folder / "model.h5").config == (folder / "config.yaml").read_text()
+
+
+def test_metrics_csv_has_a_row_per_epoch(run: Run) -> None:
+    choice, folder, last = run
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    for name in ("reconstruction_error", "denoising_error", "weight_norm", "weight_sparsity"):
+        assert all(np.isfinite(float(row[name])) for row in rows), name
+        assert float(rows[-1][name]) == last[name]
+    assert ("pseudo_likelihood" in rows[0]) == (choice not in ("dbm", "grbm"))
+    assert ("bound_gap" in rows[0]) == (choice == "dbm")
+    assert ("free_energy_gap" in rows[0]) == (choice != "dbm")
+    assert all(float(row["seconds_per_epoch"]) > 0 for row in rows[1:])
+
+
+def test_the_store_holds_parameters_metrics_and_files(run: Run, outputs: Path) -> None:
+    choice, folder, last = run
+    record = record_of(outputs, folder)
+    assert (record.status, record.name) == ("FINISHED", MODEL_NAMES.get(choice, "RBM"))
+    assert record.output_dir == folder
+    assert record.params["training.epochs"] == "2"
+    assert record.params["model.layers.visible.units"] == "16"
+    assert record.metrics["parameters"] == last["parameters"] == PARAMETERS[choice]
+    assert record.metrics["training_seconds"] > 0
+    assert record.metrics["reconstruction_error"] == pytest.approx(last["reconstruction_error"])
+    uri = json.loads((folder / "run.json").read_text())["tracking_uri"]
+    batches = 6  # 570 of the 600 training images, in batches of 100
+    steps, values = tracking.metric_history(uri, record.run_id, "reconstruction_error")
+    assert steps == [0, batches, 2 * batches]
+    assert values[-1] == pytest.approx(last["reconstruction_error"])
+    epochs = set(zip(*tracking.metric_history(uri, record.run_id, "epoch"), strict=True))
+    assert epochs == {(0, 0), (batches, 1), (2 * batches, 2)}
+    client = MlflowClient(uri)
+    files = {entry.path for entry in client.list_artifacts(record.run_id)}
+    assert {"model.h5", "config.yaml", "pictures.h5", "images"} <= files
+    series = [entry.path for entry in client.list_artifacts(record.run_id, "images")]
+    for key in (*PICTURES, "data", "learning_curves"):
+        assert any(re.search(f"/{key}[%+]step", path) for path in series), key
+    inputs = client.get_run(record.run_id).inputs
+    assert inputs is not None
+    (dataset,) = inputs.dataset_inputs
+    assert dataset.dataset.name == "bars_and_stripes"
+    if choice == "dbm":
+        assert "pretraining_1/reconstruction_error" in record.metrics
+        assert "pretrained.h5" in files
+
+
+def test_the_pictures_arrays_are_images_and_say_how_they_were_drawn(run: Run) -> None:
+    choice, folder, _ = run
+    with h5py.File(folder / "pictures.h5") as file:
+        arrays = {name: file[name][:] for name in file}
+        made = {name: str(file[name].attrs.get("made", "")) for name in file}
+        assert tuple(file.attrs["image_shape"]) == (4, 4)
+    assert set(arrays) == {"data", "reconstructions", "noisy", "denoised", "fantasies"}
+    assert all(array.shape == (8, 16) and np.isfinite(array).all() for array in arrays.values())
+    assert made["fantasies"] == (
+        "start: independent pixels at the data mean; 5 Gibbs sweeps; conditional means of the last sweep"
+    )
+    assert "conditional modes" in made["reconstructions"]
+    assert "15% of the pixels flipped" in made["denoised"]
+    if choice != "grbm":
+        assert all(set(np.unique(arrays[name])) <= {0, 1} for name in arrays if name != "fantasies")
+        assert 0 <= arrays["fantasies"].min() <= arrays["fantasies"].max() <= 1
+        assert 0 < (arrays["noisy"] != arrays["data"]).mean() < 0.4
+
+
+def test_the_saved_model_is_the_one_in_the_checkpoint(run: Run) -> None:
+    _, folder, _ = run
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    saved = load_model(folder / "model.h5")
+    for name, tensor in saved.machine.named_tensors().items():
+        (held,) = [value for key, value in checkpoint["state_dict"].items() if key == f"tensors.{name}"]
+        torch.testing.assert_close(tensor, held, rtol=0, atol=0)
+    assert saved.image_shape == (4, 4)
+    assert checkpoint["global_step"] == 12
+
+
+def test_what_a_model_fixes_or_starts_with_is_kept(run: Run) -> None:
+    choice, folder, _ = run
+    tensors = load_model(folder / "model.h5").machine.named_tensors()
+    if choice == "hopfield":
+        assert not tensors["layers/1/bias"].any()
+        assert (tensors["layers/1/variance"] == 1).all()
+    elif choice == "grbm":
+        assert (tensors["layers/0/variance"] == 1).all()
+    else:
+        assert tensors["layers/1/bias"].any()
+    assert tensors["weights/0"].std() > 0
+
+
+def test_a_finished_run_is_evaluated_from_its_own_files(run: Run, outputs: Path, tmp_path: Path) -> None:
+    choice, folder, last = run
+    config = composed(f"run={folder}", "part=validation", "seed=137", "threads=1", name="evaluate", output_root=outputs)
+    config.likelihood.temperatures, config.likelihood.chains, config.likelihood.sweeps = 100, 100, 50
+    figures = assessment.evaluate(config, config.run, tmp_path)
+    for name in ("reconstruction_error", "denoising_error", "weight_norm"):
+        assert figures[name] == pytest.approx(last[name], rel=1e-4), name
+    name = "variational_bound" if choice == "dbm" else "log_likelihood"
+    assert -30 < figures[f"{name}_low"] <= figures[f"{name}_high"] < 0
+    card = json.loads((tmp_path / "likelihood.json").read_text())
+    assert card[f"{name}_nats_per_image"]["validation"]["low"] == figures[f"{name}_low"]
+    assert json.loads((tmp_path / "evaluation.json").read_text())["part"] == "validation"
+    metrics = record_of(outputs, folder).metrics
+    assert metrics["validation/independent_log_likelihood"] == pytest.approx(figures["independent_log_likelihood"])
+
+
+# ---------------------------------------------------------------------------------------------- seeds, objectives
+
+
+@pytest.mark.parametrize("choice", ["rbm", "dbm"])
+def test_the_same_seed_gives_the_same_model(
+    choice: str, finished: Callable[[str], Run], outputs: Path, tmp_path: Path
+) -> None:
+    """Also where one of the two draws pictures on the way: they have a generator of their own."""
+    trained(choice, outputs, tmp_path)
+    one, two = weights_of(finished(choice)[1] / "model.h5"), weights_of(tmp_path / "model.h5")
+    assert set(one) == set(two)
+    for name, array in one.items():
+        np.testing.assert_array_equal(two[name], array, err_msg=name)
+
+
+def test_another_seed_gives_another_model(finished: Callable[[str], Run], outputs: Path, tmp_path: Path) -> None:
+    trained("rbm", outputs, tmp_path, "seed=6")
+    one, two = weights_of(finished("rbm")[1] / "model.h5"), weights_of(tmp_path / "model.h5")
+    assert not np.array_equal(one["weights/0"], two["weights/0"])
+    assert 0.5 < one["weights/0"].std() / two["weights/0"].std() < 2
+
+
+def test_the_objective_and_the_penalty_of_the_yaml_reach_the_training(finished: Callable[[str], Run]) -> None:
+    weights = {
+        choice: load_model(finished(choice)[1] / "model.h5").machine.weights[0] for choice in ("rbm", "cd", "rbm_l1")
+    }
+    assert not torch.equal(weights["cd"], weights["rbm"])
+    change = (weights["rbm_l1"] - weights["rbm"]) * weights["rbm"].sign()
+    assert float(change.mean()) < 0  # smaller weights, by no more than the penalty itself can move them
+    assert float(change.abs().median()) < 12 * 0.05 * 1e-3
+
+
+def test_a_run_that_fails_is_marked_failed(outputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="binary units only"):
+        trained("hopfield", outputs, tmp_path, "training.products=bfloat16")
+    assert record_of(outputs, tmp_path).status == "FAILED"
+    assert not (tmp_path / "model.h5").exists()
+
+
+# ---------------------------------------------------------------------------------------------- a sweep
+
+
+def test_one_failed_job_leaves_the_sweep_failed_and_the_others_finished(outputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    ended = run_command(
+        cli.train, "-m", *TINY, "training.products=bfloat16", "model=hopfield,rbm", f"hydra.sweep.dir={folder}",
+        output_root=outputs,
+    )  # fmt: skip
+    assert ended.code == 1
+    assert "binary units only" in ended.err
+    assert "Traceback" not in ended.err
+    uri = tracking_uri(composed(output_root=outputs))
+    parent = tracking.find_run(uri, str(folder))
+    assert parent.status == "FAILED"
+    runs = {run.name: run for run in tracking.children(uri, parent.run_id)}
+    assert {name: run.status for name, run in runs.items()} == {"Hopfield": "FAILED", "RBM": "FINISHED"}
+    assert (folder / "1_rbm" / "model.h5").is_file()
+    assert not (folder / "0_hopfield" / "model.h5").exists()
+    with open(folder / "comparison.csv", newline="") as file:
+        assert [row["model"] for row in csv.DictReader(file)] == ["RBM"]
+
+
+def test_a_sweep_that_cannot_start_is_one_message(outputs: Path, tmp_path: Path) -> None:
+    ended = run_command(
+        cli.train, "-m", *TINY, "model=rbm", "tracking.uri=http://127.0.0.1:9", f"hydra.sweep.dir={tmp_path}",
+        output_root=outputs,
+    )  # fmt: skip
+    assert ended.code == 1
+    assert ended.err.count("does not answer") == 1
+    assert "Traceback" not in ended.err

@@ -1,0 +1,69 @@
+"""The README: its commands run (shrunk), its Python works on a saved model, what it names exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from ebm_pipeline.cli import config_folder
+from ebm_pipeline.pipeline import train
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
+TRAININGS = [words[1:] for words in COMMANDS if words[0].endswith("ebm-train")]
+SHRUNK = [
+    "data=bars_and_stripes", "data.passes_per_epoch=1", "training.epochs=1", "threads=1", "evaluation.fantasy_sweeps=5"
+]  # fmt: skip
+
+
+def test_the_readme_has_its_commands() -> None:
+    assert len(TRAININGS) >= 7
+    assert ["make", "reproduce"] in COMMANDS
+    assert ["make", "test"] in COMMANDS
+
+
+@pytest.mark.parametrize("words", TRAININGS, ids=" ".join)
+def test_the_trainings_compose_as_written(words: list[str]) -> None:
+    overrides = [word.split(",")[0] for word in words if word != "-m"]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        config = compose("train", overrides=overrides)
+    GlobalHydra.instance().clear()
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    for word in overrides:
+        key, value = word.split("=")
+        if "/" not in key and "." in key:
+            assert OmegaConf.select(config, key) == pytest.approx(float(value))
+
+
+def test_a_training_runs_and_the_python_of_the_readme_reads_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = next(words for words in TRAININGS if "model=rbm" in words)
+    overrides = [word for word in words if not word.startswith("data=")]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        config = compose("train", overrides=[f"output_root={tmp_path}", *SHRUNK, *overrides])
+    train(config, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["down"].shape == (8, 16)  # type: ignore[attr-defined]
+
+
+def test_targets_links_and_choices_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([a-z]+)`", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+    for group in ("data", "model", "objective", "optimizer", "scheduler", "initialization", "trainer", "experiment"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert f"`{path.stem}`" in README, f"{group}={path.stem} is not in the README"
