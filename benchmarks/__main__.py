@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import studies, training_cost
 from benchmarks.common import hardware
+from ebm_pipeline.errors import UserError
 
 BENCHMARKS = {
     "speed": training_cost.speed,
@@ -38,7 +39,10 @@ def main() -> None:
             if name in NEED_MNIST and "EBM_DATA_DIR" not in os.environ:
                 print(f"{name}: EBM_DATA_DIR is not set, MNIST will be downloaded", file=sys.stderr)
             print(f"\n## {name}: {BENCHMARKS[name].__doc__}\n", flush=True)
-            BENCHMARKS[name](output)
+            try:
+                BENCHMARKS[name](output)
+            except UserError as error:
+                raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

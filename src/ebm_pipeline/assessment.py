@@ -17,6 +17,7 @@ from ebm_pipeline.configuration import build, build_data, check_keys, set_up_tor
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
+from ebm_pipeline.evaluation.diagnostics import Diagnostics
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.storage import SavedModel, load_model
@@ -29,9 +30,10 @@ MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is compu
 
 def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, float]:
     """`ebm-evaluate`: figures of a finished run on a part of its own data, to the terminal, the run and a file."""
-    check_keys(config, {"run", "part", "seed", "threads", "likelihood", "output_root", "tracking"}, "")
+    check_keys(config, {"run", "part", "seed", "threads", "likelihood", "diagnostics", "output_root", "tracking"}, "")
     set_up_torch(config.threads)
     likelihood: Likelihood | None = build(config.likelihood, "likelihood")
+    diagnostics: Diagnostics | None = build(config.diagnostics, "diagnostics")
     record = tracking.find_run(tracking_uri(config), reference)
     if record.output_dir is None or not (record.output_dir / "model.h5").is_file():
         raise UserError(
@@ -50,9 +52,16 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
         f"{record.name}, {config.part} part of {data.name} ({len(images)} images, transform {data.transform.name})"
     ]
     lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in figures.items()]
+    parts = {config.part: images, "train": data.images("train", MOST_TRAINING_IMAGES)}
+    diagnosis = None
+    if diagnostics is not None:
+        with tqdm(total=diagnostics.sweeps, desc="samples", unit="sweep", leave=False, disable=None) as bar:
+            diagnosis = diagnostics(saved.machine, parts, mean_field, config.seed, lambda done: advance(bar))
+        figures |= {name.removeprefix(f"{config.part}/"): value for name, value in diagnosis.figures.items()}
+        lines.append(f"  samples: {diagnosis.drawn}")
+        lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in diagnosis.figures.items()]
     card = None
     if likelihood is not None:
-        parts = {config.part: images, "train": data.images("train", MOST_TRAINING_IMAGES)}
         card = measure_likelihood(likelihood, saved, data, parts, mean_field, config.seed)
         figures |= {name.removeprefix(f"{config.part}/"): value for name, value in card.metrics().items()}
         lines += [f"  {line}" for line in str(card).splitlines()]
@@ -65,6 +74,12 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     tracker = Tracker(uri, record.run_id, "")
     tracker.log_metrics({name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}, 0)
     tracker.log_text("\n".join(lines), f"evaluation_{config.part}.txt")
+    if diagnosis is not None:
+        figure = plots.samples_against_data(
+            diagnosis.points, diagnosis.energies, f"{record.name}: samples against data", diagnosis.drawn
+        )
+        plots.save(figure, folder / "samples_against_data.png")
+        tracker.log_image(plots.to_rgb(figure), "samples_against_data", 0)
     if card is not None:
         record_card(card, record.name, folder, tracker)
     return figures

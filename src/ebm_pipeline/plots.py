@@ -167,6 +167,33 @@ def learning_curves(curves: Curves, title: str, subtitle: str = "", x_label: str
     return figure
 
 
+def samples_against_data(
+    points: Mapping[str, ArrayLike], energies: Mapping[str, ArrayLike], title: str, subtitle: str = ""
+) -> Figure:
+    """Two panels: points[set] (count, 2) in the plane of two principal components, and histograms of energies[set]."""
+    lines = _wrapped(subtitle, 6.2)
+    headings = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
+    height = 2.6 + headings
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        every = np.concatenate([np.asarray(values, dtype=np.float64) for values in energies.values()])
+        bins = np.histogram_bin_edges(every, 40)
+        for colour, (name, values) in zip(COLOURS, energies.items(), strict=False):
+            place = np.asarray(points[name])
+            left.scatter(place[:, 0], place[:, 1], s=3, color=colour, alpha=0.5, linewidths=0, label=name)
+            right.hist(np.asarray(values), bins=bins.tolist(), density=True, histtype="step", color=colour, label=name)
+        left.set_xlabel("first principal component of the data")
+        left.set_ylabel("second")
+        right.set_xlabel("free energy, less its mean over the data (nats)")
+        right.set_ylabel("density")
+        right.legend(loc="best")
+        _headings(figure, title, "\n".join(lines))
+        figure.tight_layout(rect=(0, 0, 1, 1 - headings / height))
+    return figure
+
+
 def log_partition_estimates(
     ways: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     ends: Mapping[str, Sequence[tuple[int, float, float]]],
