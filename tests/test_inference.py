@@ -97,14 +97,14 @@ def test_up_and_down_of_an_rbm_is_two_conditional_modes(generator: torch.Generat
     assert torch.equal(found_mode, (mean > 0.5).double())
 
 
-def test_up_and_down_of_a_dbm_doubles_what_stands_for_two_neighbours(generator: torch.Generator) -> None:
+def test_up_and_down_of_a_dbm_hears_both_neighbours_on_the_way_down(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli",) * 3, (5, 4, 3), seed=7)
     visible = (normal(generator, 8, 5) > 0).double()
     first, second = machine.weights
     biases = [layer.bias for layer in machine.layers]
     low = (2 * visible @ first + biases[1] > 0).double()
     high = (low @ second + biases[2] > 0).double()
-    low = (2 * high @ second.T + biases[1] > 0).double()
+    low = (visible @ first + high @ second.T + biases[1] > 0).double()
     torch.testing.assert_close(up_and_down(machine, visible)[0], torch.sigmoid(low @ first.T + biases[0]))
 
 

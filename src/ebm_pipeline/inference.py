@@ -111,20 +111,16 @@ def bound(machine: BoltzmannMachine, posterior: Posterior) -> Tensor:
 def up_and_down(machine: BoltzmannMachine, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Reconstruction of `visible` (samples, units): its final conditional mean and mode, the same shapes.
 
-    Up through all layers and down again by conditional modes (means for Gaussian units). A layer that hears only one of
-    its two neighbours takes that one twice, as in the layerwise construction of a DBM (Salakhutdinov & Hinton 2009).
+    Up through all layers and down again by conditional modes (means for Gaussian units). On the way up a layer whose upper
+    neighbour is still unknown takes its input from below twice (Salakhutdinov & Hinton 2009); on the way down a hidden layer
+    hears both of its neighbours as they are.
     """
     top = machine.depth - 1
-    state = visible
+    states: list[Tensor | None] = [visible] + [None] * top
     for index in range(1, top + 1):
-        state = machine.layers[index].mode(_from_one(machine, state, index, index - 1, doubled=index < top))
+        inputs = machine.inputs(states, index)
+        states[index] = machine.layers[index].mode(2 * inputs if index < top else inputs)
     for index in range(top - 1, 0, -1):
-        state = machine.layers[index].mode(_from_one(machine, state, index, index + 1, doubled=True))
-    inputs = _from_one(machine, state, 0, 1, doubled=False)
+        states[index] = machine.layers[index].mode(machine.inputs(states, index))
+    inputs = machine.inputs(states, 0)
     return machine.layers[0].mean(inputs), machine.layers[0].mode(inputs)
-
-
-def _from_one(machine: BoltzmannMachine, state: Tensor, index: int, neighbour: int, *, doubled: bool) -> Tensor:
-    states = [state if i == neighbour else None for i in range(machine.depth)]
-    inputs = machine.inputs(states, index)
-    return 2 * inputs if doubled else inputs
