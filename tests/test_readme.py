@@ -43,15 +43,26 @@ def test_the_trainings_compose_as_written(words: list[str]) -> None:
             assert OmegaConf.select(config, key) == pytest.approx(float(value))
 
 
-def test_a_training_runs_and_the_python_of_the_readme_reads_its_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = next(words for words in TRAININGS if "model=rbm" in words)
-    overrides = [word for word in words if not word.startswith("data=")]
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.mark.parametrize("words", [words for words in TRAININGS if "-m" not in words], ids=" ".join)
+def test_the_trainings_run_shrunk(words: list[str], outputs: Path, tmp_path: Path) -> None:
+    own = [word for word in words if not word.startswith(("data=", "training.epochs=", "model.pretraining.epochs="))]
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        config = compose("train", overrides=[f"output_root={tmp_path}", *SHRUNK, *overrides])
-    train(config, tmp_path / "run")
-    monkeypatch.chdir(tmp_path / "run")
+        config = compose("train", overrides=[f"output_root={outputs}", *SHRUNK, *own])
+    train(config, tmp_path)
+    assert (tmp_path / "model.h5").is_file()
+
+
+def test_the_python_of_the_readme_reads_a_saved_model(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        train(compose("train", overrides=[f"output_root={outputs}", *SHRUNK]), tmp_path)
+    monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(code, names)
