@@ -171,13 +171,8 @@ def samples_against_data(
     points: Mapping[str, ArrayLike], energies: Mapping[str, ArrayLike], title: str, subtitle: str = ""
 ) -> Figure:
     """Two panels: points[set] (count, 2) in the plane of two principal components, and histograms of energies[set]."""
-    lines = _wrapped(subtitle, 6.2)
-    headings = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
-    height = 2.6 + headings
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, height), dpi=DPI)
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
+        figure, (left, right), top = _two_panels(2.6, title, subtitle)
         every = np.concatenate([np.asarray(values, dtype=np.float64) for values in energies.values()])
         bins = np.histogram_bin_edges(every, 40)
         for colour, (name, values) in zip(COLOURS, energies.items(), strict=False):
@@ -189,8 +184,7 @@ def samples_against_data(
         right.set_xlabel("free energy, less its mean over the data (nats)")
         right.set_ylabel("density")
         right.legend(loc="best")
-        _headings(figure, title, "\n".join(lines))
-        figure.tight_layout(rect=(0, 0, 1, 1 - headings / height))
+        figure.tight_layout(rect=(0, 0, 1, top))
     return figure
 
 
@@ -205,13 +199,8 @@ def log_partition_estimates(
 
     ends[name] = [(temperatures, log Z, two standard errors), ...]; `interval` is shaded. All in nats.
     """
-    lines = _wrapped(subtitle, 6.2)
-    headings = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
-    height = 2.3 + headings
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, height), dpi=DPI)
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
+        figure, (left, right), top = _two_panels(2.3, title, subtitle)
         styles = ("-", (0, (4, 2)))
         for number, (name, (betas, values)) in enumerate(ways.items()):
             left.plot(betas, values, color=COLOURS[number], linewidth=1.2, linestyle=styles[number % 2], label=name)
@@ -239,8 +228,7 @@ def log_partition_estimates(
         right.set_xlim(shown[0] / 1.3, shown[-1] * 1.3)
         right.set_xlabel("temperatures")
         right.set_ylabel("log Z (nats), 2 standard errors")
-        _headings(figure, title, "\n".join(lines))
-        figure.tight_layout(rect=(0, 0, 1, 1 - headings / height))
+        figure.tight_layout(rect=(0, 0, 1, top))
     return figure
 
 
@@ -335,6 +323,18 @@ def _figure(
             spine.set_visible(False)
         _headings(figure, title, "\n".join(lines))
     return figure, axes
+
+
+def _two_panels(inches: float, title: str, subtitle: str) -> tuple[Figure, tuple[Axes, Axes], float]:
+    """A figure with headings over two panels of this height, and where the panels' room ends (fraction of the figure)."""
+    width = 6.2
+    lines = _wrapped(subtitle, width)
+    headings = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
+    figure = Figure(figsize=(width, inches + headings), dpi=DPI)
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _headings(figure, title, "\n".join(lines))
+    return figure, (left, right), 1 - headings / (inches + headings)
 
 
 def _wrapped(text: str, inches: float) -> list[str]:
