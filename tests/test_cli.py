@@ -59,7 +59,7 @@ class Study:
 
     @property
     def runs(self) -> list[RunRecord]:
-        return tracking.children(self.uri, self.parent.run_id)
+        return sorted(tracking.children(self.uri, self.parent.run_id), key=lambda run: NAMES.index(run.name))
 
 
 @pytest.fixture(scope="module")

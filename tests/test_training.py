@@ -15,8 +15,9 @@ import torch
 from helpers import all_states, joint_probabilities, normal, random_machine
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
+from ebm_pipeline.data.dataset import BatchLoader, EpochOrder
+from ebm_pipeline.data.transforms import Identity
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.evaluation.metrics import MonitoredImages
@@ -28,6 +29,7 @@ from ebm_pipeline.objectives.contrast import contrast_exact
 from ebm_pipeline.samplers import Gibbs
 from ebm_pipeline.training import L1, L2, Penalty, Pretraining, power_law
 from ebm_pipeline.training.arrangement import Arrangement
+from ebm_pipeline.training.blocks import Blocks
 from ebm_pipeline.training.centring import centre
 from ebm_pipeline.training.module import BoltzmannTraining, Recipe
 from ebm_pipeline.training.pretraining import compose, pretrain, recipe_for
@@ -71,9 +73,8 @@ def fit(
         max_epochs=epochs, accelerator=accelerator, logger=False, callbacks=callbacks, enable_checkpointing=bool(folder),
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    batches = DataLoader(
-        TensorDataset(images), batch_size=20, collate_fn=lambda rows: torch.stack([row for (row,) in rows])
-    )
+    order = EpochOrder(torch.arange(len(images)), 1, 0)
+    batches = Blocks(BatchLoader(images, order, Identity(), 20))
     trainer.fit(module, train_dataloaders=batches, val_dataloaders=[torch.zeros(1)])
     return trainer
 
@@ -366,3 +367,16 @@ def test_pretraining_needs_two_hidden_layers() -> None:
     with pytest.raises(UserError, match="joint_learning_rate"):
         Pretraining(epochs=1, joint_learning_rate=0.0)
     assert math.isclose(Pretraining(epochs=1).joint_learning_rate, 1.0)
+
+
+def test_blocks_hold_every_batch_once_in_order() -> None:
+    images = torch.arange(2 * 47.0).view(47, 2)
+    batches = BatchLoader(images, EpochOrder(torch.arange(47), 1, 0), Identity(), 2)  # 24 of them, the last of one row
+    blocks = Blocks(batches)
+    blocks.sampler.set_epoch(3)
+    found = list(blocks)
+    assert [len(block) for block in found] == [10, 10, 4]
+    assert len(blocks) == 3
+    batches.sampler.set_epoch(3)
+    for own, other in zip([batch for block in found for batch in block], batches, strict=True):
+        assert torch.equal(own, other)

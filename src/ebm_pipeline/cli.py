@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,8 +64,6 @@ def _run(
     task: Callable[[DictConfig], object], config_name: str, finish: Callable[[bool], None] = lambda failed: None
 ) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach the handler below instead of Hydra's own
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        warnings.filterwarnings("ignore", module=name)
     failed = True
     try:
         hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)()

@@ -42,9 +42,14 @@ def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) ->
     for reference in references:
         record = tracking.find_run(uri, reference)
         under = [run for run in tracking.children(uri, record.run_id) if run.status == "FINISHED"]
-        runs += under or [record]
+        runs += sorted(under, key=by_size) or [record]
     compare(uri, runs, folder, None)
     log.info(f"pictures and table: {folder}")
+
+
+def by_size(run: RunRecord) -> tuple[float, str]:
+    """Key that brings the jobs of a sweep, which may have run side by side, in an order: small models first."""
+    return run.metrics.get("parameters", 0.0), run.name
 
 
 def compare(uri: str, runs: Sequence[RunRecord], folder: Path, tracker: Tracker | None) -> None:

@@ -6,6 +6,7 @@ import csv
 import logging
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from ebm_pipeline.initialization import initialize
 from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.storage import SavedModel, save_model
 from ebm_pipeline.tracking import PARENT_VARIABLE, Tracker
+from ebm_pipeline.training.blocks import Blocks
 from ebm_pipeline.training.callbacks import EveryEpochs, Progress, Record
 from ebm_pipeline.training.model import Model
 from ebm_pipeline.training.module import BoltzmannTraining, Encoder, Recipe
@@ -38,6 +40,8 @@ from ebm_pipeline.training.pretraining import pretrain
 
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and adverts
+for _name in ("pytorch_lightning", "lightning_fabric"):
+    warnings.filterwarnings("ignore", module=_name)
 
 TRAIN_KEYS = {
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
@@ -104,8 +108,9 @@ class Training:
         """Train the module with Lightning; pretraining phases have a prefix and no pictures of their own."""
         joint = phase == ""
         record = Record(self.tracker, prefix=f"{phase}/" if phase else "")
+        updates = len(self.data.train_batches())
         callbacks: list[pl.Callback] = [
-            Progress(f"{self.model.name}{' ' + phase if phase else ''}"),
+            Progress(f"{self.model.name}{' ' + phase if phase else ''}", updates),
             ModelCheckpoint(
                 dirpath=self.folder / "checkpoints" / phase, filename="{epoch}", save_last=True, save_top_k=0
             ),
@@ -124,7 +129,7 @@ class Training:
             num_sanity_val_steps=0,
             default_root_dir=self.folder,
         )
-        loader = self.data.train_batches(trainer.strategy.root_device)
+        loader = Blocks(self.data.train_batches(trainer.strategy.root_device))
         if joint:
             record.add(module.figures(), 0, 0)
         trainer.fit(module, train_dataloaders=loader, val_dataloaders=[torch.zeros(1)])

@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ebm_pipeline import tracking
-from ebm_pipeline.comparison import compare
+from ebm_pipeline.comparison import by_size, compare
 from ebm_pipeline.configuration import open_experiment
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.tracking import PARENT_VARIABLE, Tracker
@@ -51,7 +51,7 @@ def finish_sweep(failed: bool) -> None:
     record = tracking.find_run(uri, folder)
     tracker = Tracker(uri, run_id, "")
     runs = tracking.children(uri, record.run_id)
-    finished = [run for run in runs if run.status == "FINISHED"]
+    finished = sorted((run for run in runs if run.status == "FINISHED"), key=by_size)
     for run in runs:
         if run.status != "FINISHED":
             log.error(f"{run.name}: {run.status.lower()}; {run.output_dir}")

@@ -6,7 +6,6 @@ import fcntl
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,7 +103,7 @@ class Tracker:
         """Begin a run, as a child of `parent_run_id` if that is given."""
         nested = {PARENT_TAG: parent_run_id} if parent_run_id else {}
         with answering(uri):
-            own = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+            own = {"mlflow.source.name": "ebm-train", "mlflow.source.type": "LOCAL"}
             run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags={**own, **tags, **nested})
         return cls(uri, run.info.run_id, experiment_id)
 

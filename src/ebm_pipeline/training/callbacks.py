@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -31,32 +32,31 @@ class MetricSink(Protocol):
 class Progress(pl.Callback):
     """One bar for the whole training: epoch, batches per second, time left, figures of the last validation.
 
-    Where the output is no terminal, one line per epoch takes the place of the bar.
+    One line per epoch takes the place of the bar where the output is no terminal or several jobs write to it.
     """
 
-    REFRESH = 50  # batches between two updates: the bar costs more than a small batch
-
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, updates: int) -> None:
         self.title = title
+        self.updates = updates  # in an epoch
         self.bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
-        done = int(trainer.num_training_batches) * trainer.current_epoch
-        self.bar = tqdm(
-            total=total, initial=done, desc=self.title, unit="batch", disable=not sys.stderr.isatty(), leave=True
-        )
+        total = self.updates * (trainer.max_epochs or 1)
+        done = self.updates * trainer.current_epoch
+        alone = multiprocessing.current_process().name == "MainProcess"
+        disable = not (alone and sys.stderr.isatty())
+        self.bar = tqdm(total=total, initial=done, desc=self.title, unit="batch", disable=disable, leave=True)
         self.started, self.first = time.perf_counter(), done
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.bar is not None and not self.bar.disable and (batch_idx + 1) % self.REFRESH == 0:
-            self.bar.update(self.REFRESH)
+        if self.bar is not None and not self.bar.disable:
+            self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.bar is not None
-        done = int(trainer.num_training_batches) * (trainer.current_epoch + 1)
+        done = self.updates * (trainer.current_epoch + 1)
         metrics = {
             label: float(trainer.callback_metrics[name])
             for name, label in SHOWN.items()
@@ -69,7 +69,7 @@ class Progress(pl.Callback):
         if self.bar.disable:
             elapsed = time.perf_counter() - self.started
             rate = (done - self.first) / elapsed
-            left = ((trainer.max_epochs or 1) * int(trainer.num_training_batches) - done) / rate
+            left = ((trainer.max_epochs or 1) * self.updates - done) / rate
             print(
                 f"{self.title}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {rate:.0f} batches/s  "
                 f"{left:.0f} s left  {figures}",
@@ -107,6 +107,7 @@ class Record(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._synchronize(pl_module)
         self.epoch_started = time.perf_counter()
+        self.learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._synchronize(pl_module)
@@ -124,12 +125,6 @@ class Record(pl.Callback):
             "validation_seconds": self.validation_seconds[-1],
         }
         self.add(metrics, trainer.current_epoch + 1, trainer.global_step)
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx == 0:
-            self.learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     @staticmethod
     def _synchronize(pl_module: pl.LightningModule) -> None:

@@ -6,6 +6,7 @@ generator that draws everything is owned here and saved too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,14 +80,17 @@ class BoltzmannTraining(pl.LightningModule):
             raise UserError(f"products={recipe.products} needs a model of binary units only: set products=float32")
 
         self.template = machine
+        self.trained = self._trainable(machine)
         self.tensors = nn.ParameterDict(
             {
-                name: nn.Parameter(tensor.clone(), requires_grad=name in self._trainable(machine))
+                name: nn.Parameter(tensor.clone(), requires_grad=name in self.trained)
                 for name, tensor in machine.named_tensors().items()
             }
         )
         self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.named = dict(self.tensors.items())  # looking up a ParameterDict costs more
         self.sums: dict[str, float] = {}  # of the objective's figures since the last validation
+        self.summed = 0  # updates in the sums
         self.offset_names: list[str] = []
         if recipe.centring is not None:
             expanded = arrangement.expand(machine)
@@ -114,7 +118,7 @@ class BoltzmannTraining(pl.LightningModule):
     @property
     def machine(self) -> BoltzmannMachine:
         """The machine as it is now; its tensors are the parameters themselves, detached."""
-        return self.template.with_tensors({name: tensor.detach() for name, tensor in self.tensors.items()})
+        return self.template.with_tensors({name: tensor.detach() for name, tensor in self.named.items()})
 
     @property
     def chains(self) -> States | None:
@@ -124,7 +128,7 @@ class BoltzmannTraining(pl.LightningModule):
     # ---------------------------------------------------------------- training
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        optimizer = self.recipe.optimizer([parameter for parameter in self.tensors.values() if parameter.requires_grad])
+        optimizer = self.recipe.optimizer([self.named[name] for name in self.trained])
         return [optimizer], [self.recipe.scheduler(optimizer)]
 
     def on_fit_start(self) -> None:
@@ -134,7 +138,12 @@ class BoltzmannTraining(pl.LightningModule):
         self.monitored = self.monitored.to(self.device)
 
     @torch.no_grad()
-    def training_step(self, batch: Tensor, batch_index: int) -> None:
+    def training_step(self, block: Sequence[Tensor], block_index: int) -> None:
+        """One update per batch (batch, units) of the block."""
+        for batch in block:
+            self._update(batch)
+
+    def _update(self, batch: Tensor) -> None:
         if self.encode is not None:
             batch = self.encode(batch)
         machine = self.arrangement.expand(self.machine)
@@ -142,23 +151,23 @@ class BoltzmannTraining(pl.LightningModule):
             machine = machine.with_products_in(self.product_type)
         clamped = self.arrangement.clamp(machine.depth, batch.to(self.product_type))
         learning = self.recipe.objective(machine, clamped, self.chains, self.generator)
+        self.summed += 1
         for name, value in learning.info.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         if self.recipe.centring is not None:
             self._move_offsets(learning.data, self.recipe.centring)
             centre(learning.gradient, [getattr(self, name) for name in self.offset_names])
         gradient = self.arrangement.collapse(learning.gradient)
-        if not torch.isfinite(gradient["layers/1/bias"].sum()):
+        if not math.isfinite(float(gradient["layers/1/bias"].sum())):
             raise UserError(
-                f"training diverged: the gradient is not finite at step {self.global_step} (epoch {self.current_epoch}, "
-                f"batch {batch_index}); lower optimizer.lr"
+                f"training diverged: the gradient is not finite at step {self.global_step} (epoch {self.current_epoch}); "
+                "lower optimizer.lr"
             )
         for penalty in self.recipe.penalties:
             for name in penalty.parameters:
-                penalty.add_gradient(self.tensors[name], gradient[name])
-        for name, parameter in self.tensors.items():
-            if parameter.requires_grad:
-                parameter.grad = gradient[name]
+                penalty.add_gradient(self.named[name], gradient[name])
+        for name in self.trained:
+            self.named[name].grad = gradient[name]
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
@@ -186,8 +195,8 @@ class BoltzmannTraining(pl.LightningModule):
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         """Once per epoch. The images are the module's own, not the loader's: `batch` only gives the beat."""
-        means = {name: total / self.trainer.num_training_batches for name, total in self.sums.items()}
-        self.sums = {}
+        means = {name: total / self.summed for name, total in self.sums.items()}
+        self.sums, self.summed = {}, 0
         self.log_dict(self.figures() | means, on_epoch=True, batch_size=1)
 
     # ---------------------------------------------------------------- checkpoint

@@ -1,0 +1,28 @@
+"""Several batches to one turn of Lightning's loop, whose own cost is that of a small update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from torch import Tensor
+
+from ebm_pipeline.data.dataset import BatchLoader, StreamLoader
+
+SIZE = 10  # batches to a block
+
+
+class Blocks:
+    """A loader's batches in lists of `SIZE`; the last of an epoch may be shorter. Each batch is still one update."""
+
+    def __init__(self, batches: BatchLoader | StreamLoader) -> None:
+        self.batches = batches
+        self.sampler = batches.sampler  # Lightning tells it the epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // SIZE)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        batches = iter(self.batches)
+        while block := list(islice(batches, SIZE)):
+            yield block
