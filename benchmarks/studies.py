@@ -52,10 +52,10 @@ def study(output: Path) -> None:
 def study_likelihoods(sweep: Path) -> None:
     """Likelihoods of the models of a finished study, the DBM's pretrained start included."""
     models = {
-        "Hopfield": "0_hopfield/model.h5",
+        "Hopfield": "3_hopfield/model.h5",
         "RBM": "1_rbm/model.h5",
         "RBM (L1)": "2_rbm_l1/model.h5",
-        "DBM, pretrained": "3_dbm/pretrained.h5",
-        "DBM, trained jointly": "3_dbm/model.h5",
+        "DBM, pretrained": "0_dbm/pretrained.h5",
+        "DBM, trained jointly": "0_dbm/model.h5",
     }
     table(HEADER, [row(name, ais(sweep / path, "test", 20_000)) for name, path in models.items()])

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from ebm_pipeline import plots, tracking
 from ebm_pipeline.configuration import build, build_data, check_keys, set_up_torch, tracking_uri
 from ebm_pipeline.data import DataSet
-from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnostics
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
@@ -34,11 +33,8 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     set_up_torch(config.threads)
     likelihood: Likelihood | None = build(config.likelihood, "likelihood")
     diagnostics: Diagnostics | None = build(config.diagnostics, "diagnostics")
-    record = tracking.find_run(tracking_uri(config), reference)
-    if record.output_dir is None or not (record.output_dir / "model.h5").is_file():
-        raise UserError(
-            f"the run {record.run_id} has no model.h5 in {record.output_dir}: it did not finish, or its folder was moved"
-        )
+    record = tracking.find_model(tracking_uri(config), reference)
+    assert record.output_dir is not None
     own = OmegaConf.load(record.output_dir / "config.yaml")
     assert isinstance(own, DictConfig)
     saved = load_model(record.output_dir / "model.h5")

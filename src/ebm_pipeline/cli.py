@@ -1,4 +1,4 @@
-"""Entry points: ebm-train, ebm-evaluate, ebm-compare, ebm-data. A user's mistake ends in one message and exit code 1."""
+"""Entry points: ebm-train, ebm-evaluate, ebm-sample, ebm-compare, ebm-data. A user's mistake ends in one message, exit code 1."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ def _evaluate(config: DictConfig) -> None:
     if len(references) != 1:
         raise UserError(f"give one run, run=FOLDER or run=ID; got {len(references)}")
     assessment.evaluate(config, references[0], configuration.output_folder())
+
+
+def _sample(config: DictConfig) -> None:
+    from ebm_pipeline import answering, configuration
+
+    references = configuration.run_references("run")
+    if len(references) != 1:
+        raise UserError(f"give one model, run=FOLDER, run=ID or run=MODEL.h5; got {len(references)}")
+    answering.ask(config, references[0], configuration.output_folder())
 
 
 def _compare(config: DictConfig) -> None:
@@ -98,6 +107,11 @@ def train() -> None:
 def evaluate() -> None:
     """ebm-evaluate: figures of a finished run on a part of its data."""
     _run(_evaluate, "evaluate")
+
+
+def sample() -> None:
+    """ebm-sample: fantasy particles, inpainting, denoising or features of a trained model."""
+    _run(_sample, "sample")
 
 
 def compare() -> None:

@@ -29,6 +29,7 @@ from ebm_pipeline.errors import UserError  # noqa: E402
 
 PARENT_VARIABLE = "EBM_PARENT_RUN"  # how the jobs of a sweep learn of their parent run
 RUN_FILE = "run.json"
+MODEL_FILE = "model.h5"
 OUTPUT_TAG = "ebm.output_dir"
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"  # Markdown that the page of a run shows
@@ -229,6 +230,16 @@ def find_run(uri: str, reference: str) -> RunRecord:
         f"{reference!r} {what}: give a run's folder (one that holds {RUN_FILE}), an MLflow run id of {uri}, "
         "or a beginning of one, at least four characters"
     )
+
+
+def find_model(uri: str, reference: str) -> RunRecord:
+    """A run as by `find_run`, whose folder holds a saved model; raises UserError otherwise."""
+    record = find_run(uri, reference)
+    if record.output_dir is None or not (record.output_dir / MODEL_FILE).is_file():
+        raise UserError(
+            f"the run {record.run_id} has no {MODEL_FILE} in {record.output_dir}: it did not finish, or its folder was moved"
+        )
+    return record
 
 
 def children(uri: str, run_id: str) -> list[RunRecord]:

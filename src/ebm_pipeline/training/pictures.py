@@ -11,8 +11,8 @@ from torch import Tensor
 from ebm_pipeline import plots
 from ebm_pipeline.errors import check_number, check_whole
 from ebm_pipeline.inference import up_and_down
-from ebm_pipeline.machine import EVEN, BoltzmannMachine
-from ebm_pipeline.samplers import start_at_mean
+from ebm_pipeline.machine import BoltzmannMachine
+from ebm_pipeline.samplers import anneal, start_at_mean
 
 Shape = tuple[int, int]
 UP_AND_DOWN = "up through all layers and down again by conditional modes"
@@ -57,15 +57,8 @@ class Pictures:
         generator = torch.Generator(device=data_mean.device).manual_seed(seed)
         base = machine.independent(data_mean)
         chains = start_at_mean(machine, self.digits, data_mean, generator)
-        for beta in torch.linspace(self.fantasy_start_beta, 1, self.fantasy_sweeps).tolist():
-            current = machine if self.fantasy_start_beta == 1 else machine.annealed(beta, base)
-            chains = current.sample(chains, EVEN, generator)
-            last = current.sample(chains, 1 - EVEN, generator)
-            if self.fantasy_mean_field:
-                # The means that the last sweep's visible sample was or would be drawn from.
-                means = current.layers[0].mean(current.inputs(last, 0))
-            chains = last
-        return means if self.fantasy_mean_field else chains[0]
+        chains = anneal(machine, base, chains, self.fantasy_sweeps, self.fantasy_start_beta, generator)
+        return machine.layers[0].mean(machine.inputs(chains, 0)) if self.fantasy_mean_field else chains[0]
 
     def arrays(
         self, machine: BoltzmannMachine, clean: Tensor, noisy: Tensor, data_mean: Tensor, seed: int

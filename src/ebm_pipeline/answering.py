@@ -1,0 +1,78 @@
+"""`ebm-sample`: a task asked of a trained model, its arrays as HDF5 and its images as a picture."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from ebm_pipeline import plots, tracking
+from ebm_pipeline.assessment import advance
+from ebm_pipeline.configuration import build, build_data, check_keys, set_up_torch, tracking_uri
+from ebm_pipeline.data.hdf5 import new_file
+from ebm_pipeline.errors import check_whole
+from ebm_pipeline.storage import SavedModel, load_model
+from ebm_pipeline.tasks import Answer, Task
+
+log = logging.getLogger(__name__)
+
+SHOWN = 8  # images in a row of the picture
+GRID = 64  # images of a picture of one kind
+
+
+def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
+    """Ask `config.task` of a run's model, or of a model.h5 alone, with images of the data that it was trained on."""
+    check_keys(config, {"run", "task", "part", "count", "seed", "threads", "output_root", "tracking"}, "")
+    check_whole("count", config.count, 4)
+    set_up_torch(config.threads)
+    task: Task = build(config.task, "task")
+    path = model_path(tracking_uri(config), reference)
+    saved = load_model(path)
+    own = OmegaConf.create(saved.config)
+    assert isinstance(own, DictConfig)
+    data = build_data(own)
+    images = data.images(config.part, config.count)
+    labels = data.labels(config.part, config.count)
+    with tqdm(desc=task.name, unit=" sweeps", leave=False, disable=None) as bar, torch.inference_mode():
+        answer = task(saved, images, config.seed, lambda done: advance(bar))
+    written = folder / f"{task.name}.h5"
+    with new_file(written) as file:
+        file.attrs["model"] = str(path)
+        file.attrs["image_shape"] = saved.image_shape
+        file.attrs["data"] = f"{data.name} {data.digest}, {config.part}, transform {data.transform.name}"
+        for name, tensor in answer.arrays.items():
+            file[name] = tensor.cpu().numpy()
+            file[name].attrs["made"] = answer.made.get(name, "images of the data")
+        if labels is not None:
+            file["labels"] = labels.numpy()
+    title = f"{own.model.name}: {task.name}"
+    picture = plots.save(draw(answer, saved, title), folder / f"{task.name}.png")
+    lines = [f"{title} on {data.name}, {config.part}"]
+    lines += [f"  {name.replace('_', ' ')}: {how}" for name, how in answer.made.items()]
+    lines += [f"  {name.replace('_', ' ')} {value:.4g}" for name, value in answer.figures.items()]
+    log.info("\n".join([*lines, f"arrays: {written}", f"picture: {picture}"]))
+    return answer
+
+
+def model_path(uri: str, reference: str) -> Path:
+    """The model.h5 that is meant: the file itself, or that of a finished run."""
+    if Path(reference).suffix == ".h5":
+        return Path(reference)
+    folder = tracking.find_model(uri, reference).output_dir
+    assert folder is not None
+    return folder / tracking.MODEL_FILE
+
+
+def draw(answer: Answer, saved: SavedModel, title: str) -> Figure:
+    """A grid where there is one kind of images, else a row for each kind."""
+    rows = {name: answer.arrays[name].cpu().numpy() for name in answer.shown}
+    how = answer.made.get(answer.shown[-1], "")
+    if len(rows) == 1:
+        (images,) = rows.values()
+        return plots.image_grid(images[:GRID], saved.image_shape, title, how)
+    named = {name.replace("_", " ").capitalize(): images[:SHOWN] for name, images in rows.items()}
+    return plots.comparison(named, saved.image_shape, title, how)
