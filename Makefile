@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-reproduce: setup ## the study, four models and their comparison, on data that come with a dependency (2 to 3 minutes)
+reproduce: setup ## the study, four models and their comparison, on data that come with a dependency (2 minutes)
 	$(BIN)/ebm-train -m experiment=notebook data=digits $(ARGS)
 
 test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that need it)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -63,10 +64,11 @@ def test_the_python_of_the_readme_reads_a_saved_model(
     with initialize_config_dir(config_folder(), version_base="1.3"):
         train(compose("train", overrides=[f"output_root={outputs}", *SHRUNK]), tmp_path)
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names: dict[str, object] = {}
-    exec(code, names)
-    assert names["down"].shape == (8, 16)  # type: ignore[attr-defined]
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(code, names)
+    assert names["down"].shape == (8, 16)
+    assert names["chains"][0].shape == (64, 16)
 
 
 def test_targets_links_and_choices_exist() -> None:
