@@ -6,13 +6,13 @@ import itertools
 import math
 from dataclasses import fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_pipeline.layers import LAYERS, Bernoulli, Gaussian, Layer
+from ebm_pipeline.layers import LAYERS, Gaussian, Layer, Mixed, Potts, RectifiedGaussian
 from ebm_pipeline.machine import BoltzmannMachine, States, assemble
 
-KINDS = ("bernoulli", "gaussian")
 # (kinds, sizes): every depth, with Gaussian layers at the bottom, in the middle and at the top
 MACHINES = [
     (("bernoulli", "bernoulli"), (4, 3)),
@@ -21,8 +21,16 @@ MACHINES = [
     (("bernoulli", "bernoulli", "bernoulli"), (3, 3, 2)),
     (("gaussian", "bernoulli", "bernoulli"), (2, 3, 3)),
     (("bernoulli", "bernoulli", "bernoulli", "bernoulli"), (3, 2, 3, 2)),
+    (("ising", "bernoulli"), (4, 3)),
+    (("potts", "ising"), (6, 3)),
+    (("bernoulli", "potts", "ising"), (3, 4, 2)),
+    (("learned_gaussian", "bernoulli"), (3, 4)),
+    (("bernoulli", "learned_gaussian"), (4, 2)),
+    (("mixed", "bernoulli"), (4, 3)),
+    (("bernoulli", "rectified_gaussian"), (4, 3)),
 ]
-BINARY_MACHINES = [case for case in MACHINES if "gaussian" not in case[0]]
+BINARY_MACHINES = [case for case in MACHINES if set(case[0]) == {"bernoulli"}]
+DISCRETE_MACHINES = [case for case in MACHINES if set(case[0]) <= {"bernoulli", "ising", "potts"}]
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -30,11 +38,25 @@ def normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def random_layer(kind: str, units: int, generator: torch.Generator) -> Layer:
-    """A layer of random parameters; a new kind needs a line here only if a parameter has a limited range."""
+    """A layer of random parameters; a new kind needs a line here only for settings, or if a parameter has a limited range."""
+    if kind == "mixed":
+        parts = [random_layer("learned_gaussian", 1, generator), random_layer("bernoulli", units - 1, generator)]
+        return Mixed.create({str(index): part for index, part in enumerate(parts)})
+    if kind == "potts":
+        categories = next(number for number in range(2, units + 1) if units % number == 0)
+        return Potts(normal(generator, units), categories)
     values = {name: normal(generator, units) for name in (field.name for field in fields(LAYERS[kind]))}
-    if "variance" in values:
-        values["variance"] = values["variance"].abs() + 0.3
+    values |= {name: value.abs() + 0.3 for name, value in values.items() if name != "bias"}
     return LAYERS[kind](**values)
+
+
+def unit_variances(layer: Layer) -> list[float | None]:
+    """The variance of each unit whose energy has the term x^2 / (2 variance); None for other units."""
+    if isinstance(layer, Mixed):
+        return [variance for part in layer.parts for variance in unit_variances(part)]
+    if isinstance(layer, Gaussian | RectifiedGaussian):
+        return [float(variance) for variance in layer.variance]
+    return [None] * layer.units
 
 
 def random_machine(
@@ -53,10 +75,19 @@ def all_states(units: int) -> Tensor:
     return torch.tensor(list(itertools.product((0.0, 1.0), repeat=units)), dtype=torch.float64)
 
 
+def layer_states(layer: Layer) -> Tensor:
+    """Every state (states, units) of a layer of discrete units."""
+    sites = layer.sites()
+    assert sites is not None
+    return torch.stack([torch.cat(chosen) for chosen in itertools.product(*sites)])
+
+
 def joint_states(machine: BoltzmannMachine) -> States:
-    """Every joint state of a machine of binary layers: one tensor (states, units) per layer."""
+    """Every joint state of a machine of discrete layers: one tensor (states, units) per layer."""
     sizes = [layer.units for layer in machine.layers]
-    return tuple(part.contiguous() for part in all_states(sum(sizes)).split(sizes, dim=1))
+    rows = itertools.product(*(layer_states(layer) for layer in machine.layers))
+    states = torch.stack([torch.cat(row) for row in rows])
+    return tuple(part.contiguous() for part in states.split(sizes, dim=1))
 
 
 def naive_energy(machine: BoltzmannMachine, states: States) -> Tensor:
@@ -67,13 +98,11 @@ def naive_energy(machine: BoltzmannMachine, states: States) -> Tensor:
     for sample in range(len(states[0])):
         energy = 0.0
         for layer, state in zip(machine.layers, states, strict=True):
-            for unit in range(layer.units):
+            for unit, variance in enumerate(unit_variances(layer)):
                 x = float(state[sample, unit])
                 energy -= float(layer.bias[unit]) * x
-                if isinstance(layer, Gaussian):
-                    energy += x * x / (2 * float(layer.variance[unit]))
-                else:
-                    assert isinstance(layer, Bernoulli)
+                if variance is not None:
+                    energy += x * x / (2 * variance)
         for index, weights in enumerate(machine.weights):
             for lower in range(weights.shape[0]):
                 for upper in range(weights.shape[1]):
@@ -89,11 +118,14 @@ def joint_probabilities(machine: BoltzmannMachine) -> tuple[States, Tensor]:
     return states, torch.softmax(-naive_energy(machine, states), 0)
 
 
-def quadrature(layer: Gaussian, points: int = 41) -> tuple[Tensor, Tensor]:
-    """Nodes (points,) and log weights (points,) for an integral over one real unit, wide enough for the tests' machines."""
+def quadrature(layer: Layer) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes (points,) and log weights (points,) over one real unit, wide enough for the tests' machines."""
+    assert isinstance(layer, Gaussian | RectifiedGaussian)
     spread = 12 * float(layer.variance.max().sqrt()) + 12
-    nodes = torch.linspace(-spread, spread, points * 50, dtype=torch.float64)
-    return nodes, torch.full_like(nodes, math.log(float(nodes[1] - nodes[0])))
+    low = 0.0 if isinstance(layer, RectifiedGaussian) else -spread
+    nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(400))
+    half = 0.5 * (spread - low)
+    return low + half * (nodes + 1), torch.log(half * weights)
 
 
 def assert_same_distribution(counts: Tensor, probabilities: Tensor) -> None:
@@ -119,6 +151,14 @@ def state_numbers(states: States) -> Tensor:
     """The number of each joint binary state in the order of `joint_states`."""
     bits = torch.cat(states, dim=1).long()
     return (bits * 2 ** torch.arange(bits.shape[1] - 1, -1, -1)).sum(1)
+
+
+def state_counts(machine: BoltzmannMachine, states: States) -> Tensor:
+    """How often each joint state of discrete layers occurs in `states`, in the order of `joint_states`."""
+    known, found = torch.cat(joint_states(machine), 1), torch.cat(states, 1)
+    distinct, numbers = torch.cat((known, found)).unique(dim=0, return_inverse=True)
+    assert len(distinct) == len(known), "a state that the layers do not have"
+    return torch.bincount(numbers[len(known) :], minlength=len(known))[numbers[: len(known)]]
 
 
 def assert_mean_close(samples: Tensor, expected: Tensor, sigmas: float = 5.0) -> None:

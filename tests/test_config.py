@@ -127,7 +127,7 @@ def test_every_model_makes_a_machine(option: str, initialization: str) -> None:
     mean = torch.linspace(0.1, 0.9, 64)
     layers = list(model.layers.values())
     machine = initialize(layers, weights, mean, torch.Generator().manual_seed(1))
-    assert [layer.units for layer in machine.layers] == [64] * machine.depth
+    assert all(layer.units == (128 if layer.kind == "mixed" else 64) for layer in machine.layers)
     assert all(0 < float(matrix.std()) < 0.2 for matrix in machine.weights)
     torch.testing.assert_close(machine.layers[0].mean(torch.zeros(64)), mean)
     names = set(machine.named_tensors())
@@ -140,7 +140,7 @@ def test_the_studys_models_are_as_the_study_has_them() -> None:
     assert kinds["hopfield"] == ["bernoulli", "gaussian"]
     assert kinds["rbm"] == kinds["rbm_l1"] == ["bernoulli"] * 2
     assert kinds["dbm"] == ["bernoulli"] * 3
-    assert kinds["grbm"] == ["gaussian", "bernoulli"]
+    assert kinds["grbm"] == ["learned_gaussian", "bernoulli"]
     penalties = {option: built("model", option).penalties for option in options("model")}
     assert [(p.strength, list(p.parameters)) for p in penalties["rbm_l1"]] == [(1e-3, ["weights/0"])]
     assert [(p.strength, list(p.parameters)) for p in penalties["dbm"]] == [(1e-3, ["weights/0", "weights/1"])]

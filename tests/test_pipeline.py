@@ -28,7 +28,8 @@ CHOICES = {
     "rbm": ("model=rbm",),
     "rbm_l1": ("model=rbm_l1",),
     "dbm": ("model=dbm",),
-    "grbm": ("model=grbm", "data/transform=standardize"),
+    "grbm": ("model=grbm",),
+    "ising": ("model=ising",),
     "cd": ("model=rbm", "objective=cd"),
 }
 PARAMETERS = {  # those that training changes: 16 pixels, 8 units in each hidden layer
@@ -36,11 +37,18 @@ PARAMETERS = {  # those that training changes: 16 pixels, 8 units in each hidden
     "rbm": 16 * 8 + 16 + 8,
     "rbm_l1": 16 * 8 + 16 + 8,
     "dbm": 16 * 8 + 8 * 8 + 16 + 8 + 8,
-    "grbm": 16 * 8 + 16 + 8,
+    "grbm": 16 * 8 + 16 + 8 + 16,
+    "ising": 16 * 8 + 16 + 8,
     "cd": 16 * 8 + 16 + 8,
 }
 PICTURES = ("reconstructions", "denoising", "fantasies", "weights_1")
-MODEL_NAMES = {"hopfield": "Hopfield", "rbm_l1": "RBM (L1)", "dbm": "DBM", "grbm": "Gaussian RBM"}
+MODEL_NAMES = {
+    "hopfield": "Hopfield",
+    "rbm_l1": "RBM (L1)",
+    "dbm": "DBM",
+    "grbm": "Gaussian RBM",
+    "ising": "RBM (Ising)",
+}
 Run = tuple[str, Path, dict[str, float]]
 
 
@@ -116,7 +124,7 @@ def test_metrics_csv_has_a_row_per_epoch(run: Run) -> None:
     for name in ("reconstruction_error", "denoising_error", "weight_norm", "weight_sparsity"):
         assert all(np.isfinite(float(row[name])) for row in rows), name
         assert float(rows[-1][name]) == last[name]
-    assert ("pseudo_likelihood" in rows[0]) == (choice not in ("dbm", "grbm"))
+    assert ("pseudo_likelihood" in rows[0]) == (choice not in ("dbm", "grbm", "ising"))
     assert ("bound_gap" in rows[0]) == (choice == "dbm")
     assert ("free_energy_gap" in rows[0]) == (choice != "dbm")
     assert all(float(row["seconds_per_epoch"]) > 0 for row in rows[1:])
@@ -167,7 +175,7 @@ def test_the_pictures_arrays_are_images_and_say_how_they_were_drawn(run: Run) ->
     )
     assert "conditional modes" in made["reconstructions"]
     assert "15% of the pixels flipped" in made["denoised"]
-    if choice != "grbm":
+    if choice not in ("grbm", "ising"):
         assert all(set(np.unique(arrays[name])) <= {0, 1} for name in arrays if name != "fantasies")
         assert 0 <= arrays["fantasies"].min() <= arrays["fantasies"].max() <= 1
         assert 0 < (arrays["noisy"] != arrays["data"]).mean() < 0.4
@@ -191,7 +199,10 @@ def test_what_a_model_fixes_or_starts_with_is_kept(run: Run) -> None:
         assert not tensors["layers/1/bias"].any()
         assert (tensors["layers/1/variance"] == 1).all()
     elif choice == "grbm":
-        assert (tensors["layers/0/variance"] == 1).all()
+        variance = tensors["layers/0/variance"]
+        assert (variance >= tensors["layers/0/variance_floor"]).all()
+        assert (tensors["layers/0/variance_floor"] == 1e-4).all()
+        assert variance.unique().numel() == 16  # each has been learned
     else:
         assert tensors["layers/1/bias"].any()
     assert tensors["weights/0"].std() > 0

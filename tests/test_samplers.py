@@ -6,10 +6,12 @@ import pytest
 import torch
 from helpers import (
     BINARY_MACHINES,
+    DISCRETE_MACHINES,
     assert_mean_close,
     assert_same_distribution,
     joint_probabilities,
     random_machine,
+    state_counts,
     state_numbers,
 )
 
@@ -36,6 +38,13 @@ def test_the_joint_distribution_stays(case: Case, sampler: Gibbs, offsets: float
     chains, probabilities = exact_draws(machine, generator)
     chains = sampler.step(machine, chains, generator)
     assert_same_distribution(torch.bincount(state_numbers(chains), minlength=len(probabilities)), probabilities)
+
+
+@pytest.mark.parametrize("case", [case for case in DISCRETE_MACHINES if case not in BINARY_MACHINES])
+def test_the_joint_distribution_of_other_discrete_units_stays(case: Case, generator: torch.Generator) -> None:
+    machine = random_machine(*case, seed=1, offsets=1.0)
+    chains, probabilities = exact_draws(machine, generator)
+    assert_same_distribution(state_counts(machine, Gibbs(2).step(machine, chains, generator)), probabilities)
 
 
 def test_the_test_above_finds_layers_that_are_updated_all_at_once(generator: torch.Generator) -> None:

@@ -42,8 +42,12 @@ def loop_energy(file: h5py.File, states: list[np.ndarray[Any, np.dtype[Any]]]) -
     for index, x in enumerate(states):
         group = file[f"layers/{index}"]
         energy -= x @ group["bias"][:].astype(np.float64)
-        if group.attrs["kind"] == "gaussian":
-            energy += (x**2 / (2 * group["variance"][:].astype(np.float64))).sum(1)
+        start = 0
+        for part in group.get("parts", {"0": group}).values():
+            own = x[:, start : start + part.attrs["units"]]
+            start += part.attrs["units"]
+            if "variance" in part:
+                energy += (own**2 / (2 * part["variance"][:].astype(np.float64))).sum(1)
     for index in range(len(states) - 1):
         weights = file[f"weights/{index}"][:].astype(np.float64)
         energy -= np.einsum("si,ij,sj->s", states[index], weights, states[index + 1])
@@ -227,7 +231,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (without("layers"), "damaged or no model file"),
     (without("data_mean"), "damaged or no model file"),
     (without_attribute("layers/1", "kind"), "damaged or no model file"),
-    (with_attribute("layers/1", "kind", "potts"), "layer 1 is of kind 'potts'; known: bernoulli, gaussian"),
+    (with_attribute("layers/1", "kind", "poisson"), "layer 1 is of kind 'poisson'; known: bernoulli, ising"),
     (with_attribute("layers/1", "kind", "gaussian"), "damaged or no model file"),
     (with_attribute("layers/1", "kind", 7), "model.h5"),
     (replaced("weights/0", np.full((4, 3), np.nan, dtype=np.float32)), "weights/0 holds values that are not finite"),

@@ -138,9 +138,10 @@ class BoltzmannMachine:
     def energy_gradient(self, states: States, sample_weights: Tensor) -> dict[str, Tensor]:
         """Gradient of sum_s sample_weights_s E(x_s) with the states held fixed, by parameter name.
 
-        d E / d W_l = -(x_l - o_l)^T (x_{l+1} - o_{l+1}) and d E / d b_l = -x_l. Because E is linear in each layer's state,
-        conditional means may stand for the states of layers that are no neighbours of each other. With weights 1/n on
-        data and -1/m on chains this is the gradient of -log p. States (samples, units), sample_weights (samples,).
+        d E / d W_l = -(x_l - o_l)^T (x_{l+1} - o_{l+1}) and d E / d b_l = -x_l; further ones are the layers' own. Where those
+        are linear in the state (`Layer.linear`), conditional means may stand for the states of layers that are no neighbours
+        of each other. With weights 1/n on data and -1/m on chains this is the gradient of -log p. States (samples, units),
+        sample_weights (samples,).
         """
         dtype = self.layers[0].bias.dtype
         low = states[0].dtype
@@ -151,6 +152,9 @@ class BoltzmannMachine:
             for index in range(self.depth)
         ]
         gradient = {f"layers/{index}/bias": total.neg() for index, total in enumerate(sums)}
+        for index, layer in enumerate(self.layers):
+            further = layer.further_gradient(states[index], sample_weights)
+            gradient |= {f"layers/{index}/{name}": value for name, value in further.items()}
         for index in range(self.depth - 1):
             odd, even = (index, index + 1) if index % 2 else (index + 1, index)
             product = (weighted[odd].mT @ states[even]) if index == odd else (states[even].mT @ weighted[odd])

@@ -174,6 +174,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     weights = build(config.initialization, "initialization")
     initial = call(initialize, "initialization", list(model.layers.values()), weights, data_mean, generator)
     monitored = monitored_images(data, pictures.flips, config.seed)
+    initial.layers[0].check_data(monitored.validation)
 
     resolved = plain(config)
     text = OmegaConf.to_yaml(OmegaConf.create(resolved))

@@ -1,7 +1,8 @@
 """model.h5: a machine that can be read without this package.
 
 Datasets weights/0, weights/1, ... (lower units x upper units) and layers/0/bias, ... (units,), with each layer's other
-parameters by name. The attributes of layers/0, ... name its kind and units; the file's attributes hold the resolved
+parameters by name. The attributes of layers/0, ... name its kind, units and settings (categories); a layer made of parts has
+them in layers/0/parts/0, ..., with one bias for all; the file's attributes hold the resolved
 config (YAML) and the image shape; data_mean (units,) is where chains start. Centring offsets are folded into the biases,
 so that E = -sum_l b_l . x_l - sum_l x_l W_l x_{l+1} holds for Bernoulli layers as it stands.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import UserError
-from ebm_pipeline.layers import LAYERS
+from ebm_pipeline.layers import LAYERS, Layer, Mixed
 from ebm_pipeline.machine import BoltzmannMachine, assemble
 
 FORMAT = "ebm_pipeline model 1"
@@ -45,8 +47,7 @@ def save_model(path: Path, model: SavedModel) -> None:
         for name, tensor in machine.named_tensors().items():
             file[name] = tensor.detach().cpu().numpy()
         for index, layer in enumerate(machine.layers):
-            file[f"layers/{index}"].attrs["kind"] = layer.kind
-            file[f"layers/{index}"].attrs["units"] = layer.units
+            _write_kind(file[f"layers/{index}"], layer)
 
 
 def load_model(path: Path) -> SavedModel:
@@ -57,13 +58,7 @@ def load_model(path: Path) -> SavedModel:
         with h5py.File(path) as file:
             if file.attrs.get("format") != FORMAT:
                 raise UserError(f"no model file: its attribute 'format' should be {FORMAT!r}")
-            layers = []
-            for index in range(len(file["layers"])):
-                group = file[f"layers/{index}"]
-                kind = LAYERS.get(group.attrs["kind"])
-                if kind is None:
-                    raise UserError(f"layer {index} is of kind {group.attrs['kind']!r}; known: {', '.join(LAYERS)}")
-                layers.append(kind(**{field.name: _tensor(group, field.name) for field in fields(kind)}))
+            layers = [_read_layer(file[f"layers/{index}"]) for index in range(len(file["layers"]))]
             weights = [_tensor(file["weights"], str(index)) for index in range(len(layers) - 1)]
             data_mean = _tensor(file, "data_mean")
             height, width = (int(size) for size in file.attrs["image_shape"])
@@ -81,10 +76,40 @@ def load_model(path: Path) -> SavedModel:
         raise UserError(f"{path} is damaged or no model file ({error}): train again or take another copy") from error
 
 
+def _write_kind(group: h5py.Group, layer: Layer) -> None:
+    """A layer's kind, units and settings as attributes; its parts as groups."""
+    group.attrs["kind"] = layer.kind
+    group.attrs["units"] = layer.units
+    if isinstance(layer, Mixed):
+        for index, part in enumerate(layer.parts):
+            _write_kind(group.require_group(f"parts/{index}"), part)
+    else:
+        group.attrs.update(layer.settings())
+
+
+def _read_layer(group: h5py.Group, bias: Tensor | None = None) -> Layer:
+    """The layer of a group; a part of a mixed layer is given its share of the bias."""
+    kind = LAYERS.get(group.attrs["kind"])
+    if kind is None:
+        raise UserError(
+            f"layer {group.name.removeprefix('/layers/')} is of kind {group.attrs['kind']!r}; known: {', '.join(LAYERS)}"
+        )
+    if bias is None:
+        bias = _tensor(group, "bias")
+    if kind is Mixed:
+        parts = [group[f"parts/{index}"] for index in range(len(group["parts"]))]
+        shares = bias.split([int(part.attrs["units"]) for part in parts])
+        return Mixed(bias, tuple(_read_layer(part, share) for part, share in zip(parts, shares, strict=True)))
+    values: dict[str, Any] = {"bias": bias}
+    for name in (field.name for field in fields(kind) if field.name != "bias"):
+        values[name] = int(group.attrs[name]) if name in group.attrs else _tensor(group, name)
+    return kind(**values)
+
+
 def _tensor(group: h5py.Group, name: str) -> Tensor:
     array = np.asarray(group[name], dtype=np.float32)
     if not np.isfinite(array).all():
         raise UserError(f"{group.name}/{name} holds values that are not finite")
-    if name == "variance" and not (array > 0).all():
+    if name.startswith("variance") and not (array > 0).all():
         raise UserError(f"{group.name}/{name} holds variances that are not positive")
     return torch.from_numpy(array)

@@ -52,6 +52,16 @@ class Threshold(Transform):
 
 
 @dataclass(frozen=True, eq=False)
+class Spin(Threshold):
+    """1 where the grey level is above `threshold`, else -1."""
+
+    name = "spin"
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return super().__call__(images, generator).mul_(2).sub_(1)
+
+
+@dataclass(frozen=True, eq=False)
 class Stochastic(Transform):
     """Each pixel drawn 0 or 1 with its grey level as the probability of 1."""
 
@@ -72,6 +82,25 @@ class Scale(Transform):
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return _grey(images).to(torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Dequantise(Transform):
+    """Grey levels with uniform noise of this width about each, so that real units see a density (Uria, Murray & Larochelle 2013).
+
+    A density of discrete grey levels has no bound. Log-likelihoods depend on the width: compare them at the same one.
+    """
+
+    name = "dequantise"
+    random = True
+    width: float = 1 / 16
+
+    def __post_init__(self) -> None:
+        check_number("data.transform.width, in grey levels,", self.width, 0, 1, open_low=True)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.rand(images.shape, generator=generator, device=images.device)
+        return noise.sub_(0.5).mul_(self.width).add_(_grey(images))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ mean square of v minus the final conditional mean, and for binary units the frac
 with pixel i flipped) - F(v)). Two-layer machines with Bernoulli visible units only.
 *Free-energy gap*: mean F(validation) - mean F(training); it grows when a machine overfits (Hinton 2010, section 6). For
 deeper machines the same of minus the variational bound without log Z.
+*Deviations*: of pixels given the hidden units, where their variance is learned.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ebm_pipeline.inference import MeanField, bound, up_and_down
-from ebm_pipeline.layers import Bernoulli
+from ebm_pipeline.layers import Bernoulli, Layer
 from ebm_pipeline.machine import BoltzmannMachine, PartialStates
 
 NEGLIGIBLE_WEIGHT = 0.01  # weight_sparsity is the fraction of weights whose size is below this
@@ -55,6 +56,7 @@ def monitor(machine: BoltzmannMachine, images: MonitoredImages, mean_field: Mean
         **_restoration("reconstruction", machine, images.validation, images.validation, binary=binary),
         **_restoration("denoising", machine, images.noisy, images.validation, binary=binary),
         **weight_figures(machine),
+        **deviation_figures(machine.layers[0]),
     }
     if machine.depth == 2:
         validation = machine.free_energy((images.validation, None))
@@ -75,6 +77,20 @@ def weight_figures(machine: BoltzmannMachine) -> dict[str, float]:
     weights = torch.cat([matrix.flatten() for matrix in machine.weights])
     negligible = (weights.abs() < NEGLIGIBLE_WEIGHT).to(weights.dtype).mean()
     return {"weight_norm": float(weights.norm()), "weight_sparsity": float(negligible)}
+
+
+def deviation_figures(layer: Layer) -> dict[str, float]:
+    """Of visible units whose variance is learned: least and largest standard deviation, fraction of units at the floor."""
+    if not layer.learned_variances:
+        return {}
+    tensors = layer.named_tensors()
+    variance = torch.cat([tensors[name] for name in layer.learned_variances])
+    floor = torch.cat([tensors[f"{name}_floor"] for name in layer.learned_variances])
+    return {
+        "deviation_least": float(variance.min().sqrt()),
+        "deviation_largest": float(variance.max().sqrt()),
+        "deviations_at_floor": float((variance <= floor).double().mean()),
+    }
 
 
 def monitor_clamped(machine: BoltzmannMachine, clamped: PartialStates) -> dict[str, float]:

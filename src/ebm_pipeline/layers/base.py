@@ -2,7 +2,9 @@
 
 A layer of independent units x with the energy E(x) = E_0(x) - bias . x answers to inputs I, from
 p(x | I) = exp(-E(x) + I . x - log_partition(I)), with the four functions of this contract. Everything else in the
-package follows from them. The bias acts like a constant input, so that d E / d bias = -x for every kind of unit.
+package follows from them. The bias acts like a constant input, so that d E / d bias = -x for every kind of unit. A layer
+with further parameters to learn gives their gradient (`further_gradient`); where it is not linear in the state, as for a
+variance, a conditional mean may not stand for the state (`linear`).
 """
 
 from __future__ import annotations
@@ -26,13 +28,30 @@ def positive_units(units: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Parameters of a layer; each field is a tensor (units,), or (replicas, 1, units) for replicas that step together."""
+    """Parameters of a layer; each is a tensor (units,), or (replicas, 1, units) for replicas that step together.
+
+    Fields that are no tensors are settings, such as a number of categories.
+    """
 
     kind: ClassVar[str]
-    fixed: ClassVar[tuple[str, ...]] = ()  # fields that training leaves alone
-    binary: ClassVar[bool] = False  # states in {0, 1}: can be enumerated
+    binary: ClassVar[bool] = False  # independent states in {0, 1}
 
     bias: Tensor
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of the parameters that training leaves alone."""
+        return ()
+
+    @property
+    def learned_variances(self) -> dict[str, slice]:
+        """Names of the variances that training moves, and which units they are of; training holds NAME >= NAME_floor."""
+        return {}
+
+    @property
+    def linear(self) -> bool:
+        """Whether the energy's gradient is linear in the state, so that a conditional mean may stand for it."""
+        return not self.learned_variances
 
     @property
     def units(self) -> int:
@@ -40,15 +59,36 @@ class Layer:
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The parameters by field name."""
+        return {name: value for name, value in self._values().items() if isinstance(value, Tensor)}
+
+    def settings(self) -> dict[str, object]:
+        """What the layer is made with beside its parameters, by field name."""
+        return {name: value for name, value in self._values().items() if not isinstance(value, Tensor)}
+
+    def _values(self) -> dict[str, object]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def with_tensors(self, **tensors: Tensor) -> Self:
         """The same layer with some parameters replaced."""
         return replace(self, **tensors)
 
+    def sites(self) -> list[Tensor] | None:
+        """The states (states, units of the site), float64, of each independent site in turn; None for continuous units."""
+        return None
+
+    def check_data(self, images: Tensor) -> None:
+        """Raise UserError unless `images` (samples, units) are states of this layer, or may stand for them."""
+
     def energy(self, x: Tensor) -> Tensor:
         """E(x): (..., units) -> (...)."""
         raise NotImplementedError
+
+    def further_gradient(self, states: Tensor, sample_weights: Tensor) -> dict[str, Tensor]:
+        """Gradient of sum_s sample_weights_s E(x_s) by name, but for the bias, whose is -sample_weights . states.
+
+        states (samples, units), sample_weights (samples,); nothing for parameters that are fixed.
+        """
+        return {}
 
     def log_partition(self, inputs: Tensor) -> Tensor:
         """log sum_x exp(-E(x) + inputs . x), an integral for continuous units: (..., units) -> (...)."""

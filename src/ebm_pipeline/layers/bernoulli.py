@@ -28,6 +28,9 @@ class Bernoulli(Layer):
         """A layer of `units` units with zero bias."""
         return cls(bias=torch.zeros(positive_units(units)))
 
+    def sites(self) -> list[Tensor]:
+        return [torch.tensor([[0.0], [1.0]], dtype=torch.float64)] * self.units
+
     def energy(self, x: Tensor) -> Tensor:
         if self.bias.ndim == 1 and x.dtype == self.bias.dtype:
             return -(x @ self.bias)

@@ -22,9 +22,12 @@ class Gaussian(Layer):
     """Gaussian units; parameters bias (units,) and variance (units,), the variance fixed."""
 
     kind: ClassVar[str] = "gaussian"
-    fixed: ClassVar[tuple[str, ...]] = ("variance",)
 
     variance: Tensor
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("variance",)
 
     @classmethod
     def create(cls, units: int, variance: float = 1.0) -> Gaussian:

@@ -1,7 +1,8 @@
 """The learning signal shared by the contrastive objectives.
 
 The gradient of -log p is the mean of d E over the data minus its mean over the model. The chains stand for the model:
-their even layers are samples, their odd layers conditional means given those (Rao-Blackwellized).
+their even layers are samples, their odd layers conditional means given those (Rao-Blackwellized); a draw takes the place of
+the mean in layers whose energy asks for more than the mean (a learned variance).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ebm_pipeline.inference import Posterior
+from ebm_pipeline.layers import Layer
 from ebm_pipeline.machine import ODD, BoltzmannMachine, PartialStates, States
 
 
@@ -56,7 +58,7 @@ def contrast_exact(
     completed = list(chains)
     for index in machine.parity(ODD):
         inputs = machine.inputs(stacked, index)
-        stacked[index] = machine.layers[index].mean(inputs)
+        stacked[index] = _statistic(machine.layers[index], inputs, generator)
         completed[index] = machine.layers[index].sample(inputs[data_size:], generator)
     return _learning(machine, _complete(stacked), _complete(completed), data_size)
 
@@ -68,11 +70,20 @@ def contrast(
     means, completed = list(chains), list(chains)
     for index in machine.parity(ODD):
         inputs = machine.inputs(chains, index)
-        means[index] = machine.layers[index].mean(inputs)
+        means[index] = _statistic(machine.layers[index], inputs, generator)
         completed[index] = machine.layers[index].sample(inputs, generator)
-    stacked = tuple(torch.cat(pair) for pair in zip(posterior.means, _complete(means), strict=True))
+    data = (
+        state if inputs is None or layer.linear else layer.sample(inputs, generator)
+        for layer, state, inputs in zip(machine.layers, posterior.means, posterior.inputs, strict=True)
+    )
+    stacked = tuple(torch.cat(pair) for pair in zip(data, _complete(means), strict=True))
     info = {"mean_field_steps": float(posterior.steps)} if machine.depth > 2 else {}
     return _learning(machine, stacked, _complete(completed), len(posterior.means[0]), info)
+
+
+def _statistic(layer: Layer, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """What stands for the state of a layer in the gradient, given its inputs."""
+    return layer.mean(inputs) if layer.linear else layer.sample(inputs, generator)
 
 
 def _learning(

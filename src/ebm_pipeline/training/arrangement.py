@@ -55,10 +55,15 @@ class Arrangement(Enum):
         """Gradient for the machine itself from that of the expanded one."""
         if self is Arrangement.PLAIN:
             return gradient
-        first, middle = gradient["weights/0"], gradient["layers/1/bias"]
-        copies = gradient["layers/0/bias"] + gradient["layers/2/bias"]
-        if self is Arrangement.MIRRORED_VISIBLE:
-            weights = first.add_(gradient["weights/1"].mT)
-            return {"weights/0": weights, "layers/0/bias": copies, "layers/1/bias": middle}
-        weights = gradient["weights/1"].add_(first.mT)
-        return {"weights/0": weights, "layers/0/bias": middle, "layers/1/bias": copies}
+        first, second = gradient["weights/0"], gradient["weights/1"]
+        outer, inner = (
+            (0, 1) if self is Arrangement.MIRRORED_VISIBLE else (1, 0)
+        )  # of the machine: copied, and in the middle
+        collapsed = {"weights/0": first.add_(second.mT) if outer == 0 else second.add_(first.mT)}
+        for name, value in gradient.items():
+            kind, index, *own = name.split("/", 2)
+            if kind == "layers" and index == "0":
+                collapsed[f"layers/{outer}/{own[0]}"] = value + gradient[f"layers/2/{own[0]}"]
+            elif kind == "layers" and index == "1":
+                collapsed[f"layers/{inner}/{own[0]}"] = value
+        return collapsed

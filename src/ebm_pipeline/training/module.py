@@ -26,6 +26,7 @@ from ebm_pipeline.samplers import visible_at_mean
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.centring import centre
 from ebm_pipeline.training.penalties import Penalty, check_names
+from ebm_pipeline.training.precision import precision_scaled
 
 PRODUCT_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Encoder = Callable[[Tensor], Tensor]
@@ -87,6 +88,13 @@ class BoltzmannTraining(pl.LightningModule):
                 for name, tensor in machine.named_tensors().items()
             }
         )
+        self.variance_names = [
+            f"layers/{index}/{name}" for index, layer in enumerate(machine.layers) for name in layer.learned_variances
+        ]
+        for name in set(self.variance_names) & set(recipe.fixed):
+            raise UserError(
+                f"model.fixed names {name}, which this layer learns: take ebm_pipeline.layers.Gaussian for it"
+            )
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.named = dict(self.tensors.items())  # looking up a ParameterDict costs more
         self.sums: dict[str, float] = {}  # of the objective's figures since the last validation
@@ -154,9 +162,13 @@ class BoltzmannTraining(pl.LightningModule):
         self.summed += 1
         for name, value in learning.info.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        offsets: list[Tensor] = [getattr(self, name) for name in self.offset_names]
+        scaled = (lambda gradient: precision_scaled(gradient, machine, offsets)) if self.variance_names else None
         if self.recipe.centring is not None:
             self._move_offsets(learning.data, self.recipe.centring)
-            centre(learning.gradient, [getattr(self, name) for name in self.offset_names])
+            centre(learning.gradient, offsets, scaled)
+        elif scaled is not None:
+            scaled(learning.gradient)
         gradient = self.arrangement.collapse(learning.gradient)
         if not math.isfinite(float(gradient["layers/1/bias"].sum())):
             raise UserError(
@@ -171,6 +183,8 @@ class BoltzmannTraining(pl.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
+        for name in self.variance_names:
+            self.named[name].clamp_(min=self.named[f"{name}_floor"])
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
             setattr(self, name, chain)
 

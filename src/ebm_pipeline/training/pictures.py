@@ -11,6 +11,7 @@ from torch import Tensor
 from ebm_pipeline import plots
 from ebm_pipeline.errors import check_number, check_whole
 from ebm_pipeline.inference import up_and_down
+from ebm_pipeline.layers import LearnedGaussian
 from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.samplers import anneal, start_at_mean
 
@@ -94,6 +95,8 @@ class Pictures:
             ),
             "fantasies": plots.image_grid(images["fantasies"], shape, f"{name}: fantasy particles", made["fantasies"]),
         }
+        if isinstance(machine.layers[0], LearnedGaussian):
+            figures["deviations"] = deviations(machine.layers[0], shape, name)
         projection = None
         for index, weights in enumerate(machine.weights):
             projection = weights if projection is None else projection @ weights
@@ -107,3 +110,15 @@ class Pictures:
                 count=tiles,
             )
         return figures
+
+
+def deviations(layer: LearnedGaussian, shape: Shape, name: str) -> Figure:
+    """The learned standard deviation of each pixel given the hidden units, and the floor it is held at."""
+    spread, floor = layer.variance.cpu().sqrt(), layer.variance_floor.cpu().sqrt()
+    held = int((layer.variance <= layer.variance_floor).sum())
+    return plots.image_grid(
+        spread[None].numpy(),
+        shape,
+        f"{name}: standard deviations",
+        f"from {spread.min():.3g} to {spread.max():.3g}; {held} of {layer.units} pixels at the floor of {floor.max():.3g}",
+    )

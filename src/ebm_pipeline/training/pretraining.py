@@ -74,16 +74,19 @@ def pretrain(
 
 def recipe_for(recipe: Recipe, index: int) -> Recipe:
     """The DBM's recipe for its RBM `index`: penalties and fixed parameters under the RBM's own names, a seed of its own."""
-    own = {f"weights/{index}": "weights/0"}
-    own |= {f"layers/{index + offset}/bias": f"layers/{offset}/bias" for offset in (0, 1)}
+    own = {f"weights/{index}": "weights/0"} | {f"layers/{index + offset}": f"layers/{offset}" for offset in (0, 1)}
+
+    def renamed_names(names: Sequence[str]) -> list[str]:
+        parts = [name.split("/", 2) for name in names]  # weights/0, or layers/0 and the name within the layer
+        return ["/".join((own[f"{kind}/{at}"], *rest)) for kind, at, *rest in parts if f"{kind}/{at}" in own]
 
     def renamed(penalty: Penalty) -> Penalty:
-        return replace(penalty, parameters=[own[name] for name in penalty.parameters if name in own])
+        return replace(penalty, parameters=renamed_names(penalty.parameters))
 
     return replace(
         recipe,
         penalties=[renamed(penalty) for penalty in recipe.penalties],
-        fixed=[own[name] for name in recipe.fixed if name in own],
+        fixed=renamed_names(recipe.fixed),
         seed=recipe.seed + index + 1,
     )
 
@@ -116,6 +119,8 @@ def compose(machine: BoltzmannMachine, rbms: Sequence[BoltzmannMachine]) -> Bolt
         plain = arrangement_of(index, count) is Arrangement.PLAIN
         tensors[f"weights/{index}"] = 0.5 * rbm.weights[0] if plain else rbm.weights[0].clone()
     for index in range(count + 1):
-        biases = [rbm.layers[index - position].bias for position, rbm in enumerate(rbms) if index - position in (0, 1)]
-        tensors[f"layers/{index}/bias"] = torch.stack(biases).mean(0)
+        own = [rbm.layers[index - position] for position, rbm in enumerate(rbms) if index - position in (0, 1)]
+        for name in machine.layers[index].named_tensors():
+            values = [layer.named_tensors()[name] for layer in own]
+            tensors[f"layers/{index}/{name}"] = torch.stack(values).mean(0)
     return machine.with_tensors(tensors)
