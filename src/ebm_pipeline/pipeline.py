@@ -114,7 +114,7 @@ class Training:
         start = newest(checkpoints)
         callbacks: list[pl.Callback] = [
             Progress(f"{self.model.name}{' ' + phase if phase else ''}"),
-            every_epoch(checkpoints),
+            *every_epoch(checkpoints),
         ]
         if joint:
             callbacks.append(EveryEpochs(self.pictures.every_epochs, self._draw_epoch))

@@ -40,17 +40,21 @@ class WholeCheckpoints(TorchCheckpointIO):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def every_epoch(folder: Path) -> ModelCheckpoint:
-    """The callback that writes last.ckpt and best.ckpt at the end of an epoch, when everything else of it is done."""
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename=Path(BEST).stem,
-        monitor="reconstruction_error",
-        save_last=True,
-        save_top_k=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+def every_epoch(folder: Path) -> list[ModelCheckpoint]:
+    """The callbacks that write best.ckpt and last.ckpt at the end of an epoch, when everything else of it is done.
+
+    The best first, so that the last one knows of it. Two of them: one alone saves the last only where it is the best.
+    """
+    return [
+        ModelCheckpoint(
+            dirpath=folder,
+            filename=Path(name).stem,
+            monitor=monitor,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        for name, monitor in ((BEST, "reconstruction_error"), (LAST, None))
+    ]
 
 
 def newest(folder: Path) -> Path | None:
