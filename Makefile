@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint format train sweep ui bench clean
+.PHONY: help setup reproduce test test-slow lint format train sweep ui bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -29,6 +29,9 @@ reproduce: setup ## the study, four models and their comparison, on data that co
 
 test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that need it)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup ## the full matrix of kills (some minutes)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import studies, training_cost
+from benchmarks import resume, studies, training_cost
 from benchmarks.common import hardware
 from ebm_pipeline.errors import UserError
 
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "digits": studies.digits,
     "likelihood": studies.likelihood,
     "study": studies.study,
+    "resume": resume.resume,
 }
 NEED_MNIST = {"speed", "memory", "likelihood", "study"}
 

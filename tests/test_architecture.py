@@ -12,7 +12,8 @@ import ebm_pipeline
 PACKAGE = Path(ebm_pipeline.__file__).parent
 # Names of one rank do not know each other. A package (a folder) is one name.
 RANKS = [
-    ("errors", "numerics"),
+    ("errors", "numerics", "interruption"),
+    ("files",),
     ("layers", "data", "plots", "tracking"),
     ("machine",),
     ("initialization", "inference"),
@@ -22,15 +23,15 @@ RANKS = [
     ("training",),
     ("storage", "configuration"),
     ("tasks",),
-    ("comparison", "assessment"),
+    ("comparison", "assessment", "resuming"),
     ("pipeline", "sweeps", "answering"),
     ("cli",),
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-SHAPES_ONLY = ("data", "plots", "tracking")  # know errors alone: plain arrays and shapes go in and out
+SHAPES_ONLY = ("data", "plots", "tracking")  # know errors and files alone: plain arrays and shapes go in and out
 # Within training: what the module is made of, the module, what is built on it.
 TRAINING_RANKS = [
-    ("arrangement", "blocks", "centring", "precision", "penalties", "schedules", "pictures"),
+    ("arrangement", "blocks", "centring", "precision", "penalties", "schedules", "pictures", "checkpoints"),
     ("module",),
     ("callbacks", "pretraining"),
     ("model",),
@@ -81,8 +82,8 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part(path) in SHAPES_ONLY], ids=label)
-def test_data_plots_and_tracking_know_errors_alone(path: Path) -> None:
-    assert own_imports(path) <= {"errors"}
+def test_data_plots_and_tracking_know_errors_and_files_alone(path: Path) -> None:
+    assert own_imports(path) <= {"errors", "files"}
 
 
 def test_only_tracking_imports_mlflow() -> None:
@@ -94,7 +95,7 @@ def test_only_pipelines_and_callbacks_use_tracking() -> None:
     users = {label(path) for path in MODULES if "tracking" in own_imports(path)}
     assert users <= {
         "configuration.py", "comparison.py", "pipeline.py", "sweeps.py", "assessment.py", "answering.py",
-        "cli.py", "training/callbacks.py",
+        "cli.py", "resuming.py", "training/callbacks.py",
     }  # fmt: skip
 
 
@@ -121,4 +122,7 @@ def test_a_command_starts_without_torch() -> None:
     tree = ast.parse((PACKAGE / "cli.py").read_text(encoding="utf-8"))
     top = [ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     own = [line for line in top if "ebm_pipeline" in line]
-    assert own == ["from ebm_pipeline.errors import UserError"]
+    assert own == [
+        "from ebm_pipeline.errors import UserError",
+        "from ebm_pipeline.interruption import Interrupted, interruptible",
+    ]

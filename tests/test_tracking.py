@@ -65,7 +65,7 @@ def test_runs_are_found_by_id_beginning_and_folder(store: tuple[str, str], tmp_p
     names = ["first", "second"]
     own = [started(store, name, parent.run_id) for name in names]
     assert [run.name for run in tracking.children(store[0], parent.run_id)] == names
-    tracking.write_run_file(tmp_path, own[0].run_id, store[0])
+    tracking.write_run_file(tmp_path, own[0].run_id, store[0], "0123456789abcdef")
     for reference in (own[0].run_id, own[0].run_id[:10], str(tmp_path)):
         found = tracking.find_run(store[0], reference)
         assert (found.run_id, found.parent_run_id) == (own[0].run_id, parent.run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ebm_pipeline.errors import UserError
+from ebm_pipeline.interruption import Interrupted, interruptible
 
 
 def config_folder() -> str:
@@ -25,7 +27,8 @@ def _train(config: DictConfig) -> float:
     from ebm_pipeline import configuration, pipeline, tracking
 
     try:
-        return pipeline.train(config, configuration.output_folder())["reconstruction_error"]
+        with interruptible():  # here too, for the jobs of a sweep in processes of their own
+            return pipeline.train(config, configuration.output_folder())["reconstruction_error"]
     except UserError as error:
         if tracking.PARENT_VARIABLE in os.environ:  # the sweep goes on with its other jobs: say now what happened
             print(f"error: {error}", file=sys.stderr)
@@ -70,21 +73,35 @@ def _data(config: DictConfig) -> None:
 
 
 def _run(
-    task: Callable[[DictConfig], object], config_name: str, finish: Callable[[bool], None] = lambda failed: None
+    task: Callable[[DictConfig], object], config_name: str, finish: Callable[[str], None] = lambda status: None
 ) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach the handler below instead of Hydra's own
-    failed = True
+    status, code = "FAILED", 1
     try:
-        hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)()
-        failed = False
+        with interruptible():
+            hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)()
+        status, code = "FINISHED", 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {_first_lines(error)}", file=sys.stderr)
+    except OSError as error:
+        print(
+            f"error: {error}: free some space, or set EBM_OUTPUT_DIR to a folder that can be written", file=sys.stderr
+        )
+    except Interrupted as interruption:
+        status, code = "KILLED", interruption.exit_code
+        print(f"stopped by {interruption}{_how_to_go_on() if config_name == 'train' else ''}", file=sys.stderr)
     finally:
-        finish(failed)
-    if failed:
-        sys.exit(1)
+        finish(status)
+    if code:
+        sys.exit(code)
+
+
+def _how_to_go_on() -> str:
+    words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
+    command = shlex.join([Path(sys.argv[0]).name, *words, "resume=auto"])
+    return f"; all epochs but the one under way are saved. To go on:\n  {command}"
 
 
 def _first_lines(error: Exception) -> str:
@@ -95,11 +112,11 @@ def _first_lines(error: Exception) -> str:
 def train() -> None:
     """ebm-train: train one model, or with -m several."""
 
-    def finish(failed: bool) -> None:
+    def finish(status: str) -> None:
         if "EBM_PARENT_RUN" in os.environ:
             from ebm_pipeline import sweeps
 
-            sweeps.finish_sweep(failed)
+            sweeps.finish_sweep(status)
 
     _run(_train, "train", finish)
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import csv
 import logging
 import os
-import time
+import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ebm_pipeline import plots, tracking
+from ebm_pipeline import plots, resuming, tracking
 from ebm_pipeline.assessment import MOST_TRAINING_IMAGES, measure_likelihood, record_card
 from ebm_pipeline.comparison import COMPARED, shown
 from ebm_pipeline.configuration import build, build_data, call, check_keys, open_experiment, plain, set_up_torch
@@ -27,12 +26,14 @@ from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import check_number, check_whole
 from ebm_pipeline.evaluation.card import Likelihood
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels
+from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.initialization import initialize
 from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.storage import SavedModel, save_model
-from ebm_pipeline.tracking import PARENT_VARIABLE, Tracker
+from ebm_pipeline.tracking import PARENT_VARIABLE, RunRecord, Tracker
 from ebm_pipeline.training.blocks import Blocks
 from ebm_pipeline.training.callbacks import EveryEpochs, Progress, Record
+from ebm_pipeline.training.checkpoints import WholeCheckpoints, every_epoch, newest
 from ebm_pipeline.training.model import Model
 from ebm_pipeline.training.module import BoltzmannTraining, Encoder, Recipe
 from ebm_pipeline.training.pictures import Pictures
@@ -45,7 +46,7 @@ for _name in ("pytorch_lightning", "lightning_fabric"):
 
 TRAIN_KEYS = {
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
-    "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood",
+    "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "resume",
 }  # fmt: skip
 TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
 TRACKING_KEYS = {"uri", "experiment", "run_name", "tags"}
@@ -99,21 +100,25 @@ class Training:
     tracker: Tracker
     folder: Path
     shown: MonitoredImages
+    records: list[Record] = field(default_factory=list)  # one per phase, in their order
 
     @property
     def seed(self) -> int:
         return int(self.config.seed)
 
     def fit(self, module: BoltzmannTraining, epochs: int, phase: str) -> tuple[BoltzmannMachine, Record]:
-        """Train the module with Lightning; pretraining phases have a prefix and no pictures of their own."""
+        """Train the module with Lightning, from its newest checkpoint if there is one.
+
+        Pretraining phases have a prefix and no pictures of their own.
+        """
         joint = phase == ""
         record = Record(self.tracker, prefix=f"{phase}/" if phase else "")
-        updates = len(self.data.train_batches())
+        self.records.append(record)
+        checkpoints = self.folder / "checkpoints" / phase
+        start = newest(checkpoints)
         callbacks: list[pl.Callback] = [
-            Progress(f"{self.model.name}{' ' + phase if phase else ''}", updates),
-            ModelCheckpoint(
-                dirpath=self.folder / "checkpoints" / phase, filename="{epoch}", save_last=True, save_top_k=0
-            ),
+            Progress(f"{self.model.name}{' ' + phase if phase else ''}", len(self.data.train_batches())),
+            *every_epoch(checkpoints),
         ]
         if joint:
             callbacks.append(EveryEpochs(self.pictures.every_epochs, self._draw_epoch))
@@ -123,6 +128,7 @@ class Training:
             "trainer",
             max_epochs=epochs,
             callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -130,9 +136,9 @@ class Training:
             default_root_dir=self.folder,
         )
         loader = Blocks(self.data.train_batches(trainer.strategy.root_device))
-        if joint:
+        if joint and start is None:
             record.add(module.figures(), 0, 0)
-        trainer.fit(module, train_dataloaders=loader, val_dataloaders=[torch.zeros(1)])
+        trainer.fit(module, train_dataloaders=loader, val_dataloaders=[torch.zeros(1)], ckpt_path=start)
         return module.machine.map(Tensor.cpu), record
 
     def _draw_epoch(self, module: BoltzmannTraining, epochs: int, step: int) -> None:
@@ -154,8 +160,19 @@ class Training:
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, float]:
-    """One run, from the data to the saved model; returns its last figures."""
+    """One run, from the data to the saved model; returns its last figures. With resume=auto, the rest of such a run."""
     check_keys(config, TRAIN_KEYS, "")
+    resume, digest = resuming.wanted(config), resuming.digest(config)
+    config.resume = None  # not a setting of the experiment: what is saved and tracked of a run is the same either way
+    with resuming.locked(folder):
+        earlier = resuming.earlier(folder, digest, config) if resume else None
+        if earlier is not None and earlier.status == "FINISHED":
+            log.info(f"{earlier.name}: nothing left to do, the run in {folder} is finished")
+            return earlier.metrics
+        return _train(config, folder, digest, earlier)
+
+
+def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | None) -> dict[str, float]:
     check_keys(config.training, TRAINING_KEYS, "training.")
     check_keys(config.tracking, TRACKING_KEYS, "tracking.")
     check_whole("training.epochs", config.training.epochs, 1)
@@ -178,17 +195,24 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
 
     resolved = plain(config)
     text = OmegaConf.to_yaml(OmegaConf.create(resolved))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(text)
-    uri, experiment_id = open_experiment(config)
-    tags = {
-        tracking.OUTPUT_TAG: str(folder.absolute()),
-        "model": model.name,
-        "data": data.name,
-        **resolved["tracking"]["tags"],
-    }
-    with Tracker.start(uri, experiment_id, config.tracking.run_name, tags, os.environ.get(PARENT_VARIABLE)) as tracker:
-        tracking.write_run_file(folder, tracker.run_id, uri)
+    remove_partial(folder)
+    if earlier is None:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that this one takes the place of
+        write_text(folder / "config.yaml", text)
+        uri, experiment_id = open_experiment(config)
+        tags = {
+            tracking.OUTPUT_TAG: str(folder.absolute()),
+            "model": model.name,
+            "data": data.name,
+            **resolved["tracking"]["tags"],
+        }
+        parent = os.environ.get(PARENT_VARIABLE)
+        run = Tracker.start(uri, experiment_id, config.tracking.run_name, tags, parent)
+        tracking.write_run_file(folder, run.run_id, uri, digest)
+    else:
+        run = Tracker.resume(tracking.read_run_file(folder)["tracking_uri"], earlier.run_id)
+        log.info(f"{earlier.name}: going on with the run {earlier.run_id} in {folder}")
+    with run as tracker:
         tracker.log_parameters(resolved)
         tracker.log_text(text, "config.yaml")
         tracker.log_dataset(
@@ -198,12 +222,11 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         )  # fmt: skip
         work = Training(config, data, model, pictures, monitored, data_mean, tracker, folder, monitored)
         work.show(data_examples(data), "data", 0, "examples")
-        started = time.perf_counter()
         if model.pretraining is not None:
             initial = pretrain_model(work, initial)
         module = BoltzmannTraining(initial, recipe, data_mean, monitored)
         machine, record = work.fit(module, config.training.epochs, "")
-        seconds = time.perf_counter() - started
+        seconds = sum(phase.seconds for phase in work.records)
         step = len(data.train_batches()) * config.training.epochs
         saved = SavedModel(machine, data_mean, data.image_shape, text)
         save_model(folder / "model.h5", saved)
@@ -289,7 +312,7 @@ def write_history(path: Path, record: Record) -> None:
     names = list(record.history)
     by_epoch = {name: dict(zip(*record.history[name], strict=True)) for name in names}
     epochs = sorted({epoch for name in names for epoch in by_epoch[name]})
-    with open(path, "w", newline="") as file:
+    with whole_file(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", *names])
         writer.writerows([epoch, *(by_epoch[name].get(epoch, "") for name in names)] for epoch in epochs)

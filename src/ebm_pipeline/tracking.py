@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from ebm_pipeline.errors import UserError  # noqa: E402
+from ebm_pipeline.files import write_text  # noqa: E402
 
 PARENT_VARIABLE = "EBM_PARENT_RUN"  # how the jobs of a sweep learn of their parent run
 RUN_FILE = "run.json"
@@ -38,6 +40,9 @@ EXPERIMENT_TAGS = {
 }  # the UI's pages for training, not for language models
 PARAMETER_LIMIT = 6000  # characters of a parameter's value that MLflow keeps
 BATCH = 100  # parameters or tags per call
+IMAGE_FILE = re.compile(
+    r"images/(.+)[+%]step[+%](\d+)[+%]timestamp[+%].*\.png$"
+)  # as MLflow names the pictures of a series
 
 
 @contextmanager
@@ -96,6 +101,7 @@ class Tracker:
         self.uri = uri
         self.run_id = run_id
         self.experiment_id = experiment_id
+        self.logged: set[tuple[str, int]] = set()  # (name, step) of figures and pictures from before an interruption
 
     @classmethod
     def start(
@@ -108,6 +114,20 @@ class Tracker:
             run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags={**own, **tags, **nested})
         return cls(uri, run.info.run_id, experiment_id)
 
+    @classmethod
+    def resume(cls, uri: str, run_id: str) -> Tracker:
+        """Go on with a run; what it holds of a figure or a picture at a step is not logged there again."""
+        with answering(uri):
+            client = MlflowClient(uri)
+            client.update_run(run_id, status="RUNNING")
+            run = client.get_run(run_id)
+            tracker = cls(uri, run_id, run.info.experiment_id)
+            for name in run.data.metrics:
+                tracker.logged |= {(name, metric.step) for metric in client.get_metric_history(run_id, name)}
+            images = [IMAGE_FILE.match(entry.path) for entry in client.list_artifacts(run_id, "images")]
+            tracker.logged |= {(f"images/{match[1]}", int(match[2])) for match in images if match}
+        return tracker
+
     def log_parameters(self, config: Mapping[str, Any]) -> None:
         """The leaves of a plain, nested config as parameters; names are dotted."""
         leaves = [Param(name, str(value)[:PARAMETER_LIMIT]) for name, value in flattened(config)]
@@ -117,8 +137,9 @@ class Tracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Figures after `step` updates, in one call."""
         now = int(time.time() * 1000)
+        new = {name: value for name, value in metrics.items() if (name, step) not in self.logged}
         self.client.log_batch(
-            self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()]
+            self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in new.items()]
         )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -132,7 +153,8 @@ class Tracker:
 
     def log_image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """One picture (height, width, 3) of a series with a step slider."""
-        self.client.log_image(self.run_id, image, key=key, step=step)
+        if (f"images/{key}", step) not in self.logged:
+            self.client.log_image(self.run_id, image, key=key, step=step)
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
         self.client.log_table(self.run_id, {key: list(values) for key, values in columns.items()}, name)
@@ -193,10 +215,17 @@ class RunRecord:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def write_run_file(folder: Path, run_id: str, uri: str) -> None:
-    """Leave in a run's folder which MLflow run it belongs to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RUN_FILE).write_text(json.dumps({"run_id": run_id, "tracking_uri": uri}))
+def write_run_file(folder: Path, run_id: str, uri: str, config: str) -> None:
+    """Leave in a run's folder which MLflow run it belongs to, and the digest of its configuration."""
+    write_text(folder / RUN_FILE, json.dumps({"run_id": run_id, "tracking_uri": uri, "config": config}))
+
+
+def read_run_file(folder: Path) -> dict[str, str]:
+    """What `write_run_file` left; empty where there is no such file, or a damaged one."""
+    try:
+        return dict(json.loads((folder / RUN_FILE).read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def find_run(uri: str, reference: str) -> RunRecord:

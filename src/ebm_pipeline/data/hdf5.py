@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebm_pipeline.errors import UserError
+from ebm_pipeline.files import whole_file
 
 Array = NDArray[Any]
 PARTS = ("train", "test")
@@ -134,17 +134,8 @@ def image_shape(file: h5py.File, units: int) -> tuple[int, int]:
 @contextmanager
 def new_file(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file to fill, which takes its place at `path` when all went well: whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "w") as file:
-            yield file
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}): free some space or choose another path") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        yield file
 
 
 def write(path: Path, name: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> None:

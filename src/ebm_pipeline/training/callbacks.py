@@ -95,6 +95,19 @@ class Record(pl.Callback):
         self.training_seconds: list[float] = []
         self.validation_seconds: list[float] = []
 
+    @property
+    def seconds(self) -> float:
+        """Time of all epochs, validation and pictures included, those before an interruption too."""
+        return sum(self.training_seconds) + sum(self.validation_seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that the record of a resumed training is whole."""
+        return {name: getattr(self, name) for name in ("history", "training_seconds", "validation_seconds")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
     def add(self, metrics: Mapping[str, float], epoch: int, step: int) -> None:
         """Record figures for the state after `epoch` epochs and `step` updates."""
         named = {self.prefix + name: value for name, value in {**metrics, "epoch": epoch}.items()}

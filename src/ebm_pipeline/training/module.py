@@ -209,14 +209,41 @@ class BoltzmannTraining(pl.LightningModule):
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         """Once per epoch. The images are the module's own, not the loader's: `batch` only gives the beat."""
+        self._check_finite()
         means = {name: total / self.summed for name, total in self.sums.items()}
         self.sums, self.summed = {}, 0
         self.log_dict(self.figures() | means, on_epoch=True, batch_size=1)
+
+    def _check_finite(self) -> None:
+        """Before an epoch is recorded and saved: the gradient's check sees what a step broke only in the next one."""
+        broken = [name for name, tensor in self.state_dict().items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise UserError(
+                f"training diverged: {', '.join(broken)} not finite after step {self.global_step} (epoch "
+                f"{self.current_epoch}); lower optimizer.lr"
+            )
 
     # ---------------------------------------------------------------- checkpoint
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["generator"] = self.generator.get_state()
+        checkpoint["generator_device"] = self.generator.device.type
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        there, here = (
+            {name: tuple(tensor.shape) for name, tensor in state.items()}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        )
+        changed = [
+            f"{name} {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
+            for name in there | here
+            if there.get(name) != here.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"the checkpoint is of a training of other sizes ({'; '.join(changed)}): give the number of chains and the "
+                "units it was made with, or start a new run"
+            )
+        if self.generator.device.type != checkpoint["generator_device"]:
+            self.generator = torch.Generator(checkpoint["generator_device"])
         self.generator.set_state(checkpoint["generator"])

@@ -1,0 +1,107 @@
+"""`resume=auto`: going on with a run or a sweep that was interrupted.
+
+A run is a function of its resolved configuration. So what was interrupted is found by a digest of it, and continued by doing
+the same again: every stage of the training starts from its newest checkpoint, and what the store already holds is not logged
+a second time. The order of the data is a function of seed and epoch, and all that draws has its own generator, so the epoch
+that was interrupted is repeated exactly.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ebm_pipeline import tracking
+from ebm_pipeline.configuration import plain
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.tracking import RUN_FILE, RunRecord
+
+NOT_OF_THE_RUN = ("hydra", "resume")
+MOST_DIFFERENCES = 5  # shown in a message
+
+
+def wanted(config: DictConfig) -> bool:
+    """Whether the configuration asks to go on with what was interrupted."""
+    if config.resume not in (None, "auto"):
+        raise UserError(
+            f"resume must be auto (go on with an interrupted run) or null (a new run); got {config.resume!r}"
+        )
+    return config.resume is not None
+
+
+def digest(config: DictConfig) -> str:
+    """What a run is known by: a hash of its resolved configuration."""
+    return _hash(plain(_own(config)))
+
+
+def sweep_digest(config: DictConfig) -> str:
+    """What a sweep is known by: its configuration before the swept values enter it, and those values."""
+    overrides = [word for word in config.hydra.overrides.task if not word.lstrip("+").startswith("resume=")]
+    sweeper = OmegaConf.to_container(config.hydra.sweeper)
+    return _hash([OmegaConf.to_container(_own(config)), overrides, sweeper])
+
+
+def _own(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_OF_THE_RUN])
+
+
+def _hash(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def folder_of(folder: Path, own_digest: str) -> Path:
+    """Where to work: in `folder` if it holds a run, else in its newest neighbour that was started with this configuration."""
+    if (folder / RUN_FILE).exists():
+        return folder
+    found = [
+        path
+        for path in folder.parent.glob(f"*/{RUN_FILE}")
+        if tracking.read_run_file(path.parent).get("config") == own_digest
+    ]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else folder
+
+
+def earlier(folder: Path, own_digest: str, config: DictConfig) -> RunRecord | None:
+    """The run that `folder` holds, or None; raises UserError if it was started with another configuration."""
+    known = tracking.read_run_file(folder)
+    if not known:
+        return None
+    if known.get("config") != own_digest:
+        raise UserError(
+            f"the run in {folder} was started with another configuration ({_differences(folder, config)}): give the "
+            "settings it was started with, or start a new run in another folder without resume=auto"
+        )
+    return tracking.find_run(known["tracking_uri"], known["run_id"])
+
+
+def _differences(folder: Path, config: DictConfig) -> str:
+    path = folder / "config.yaml"
+    there = dict(tracking.flattened(plain(OmegaConf.load(path)))) if path.exists() else {}  # type: ignore[arg-type]
+    here = dict(tracking.flattened(plain(_own(config))))
+    changed = [
+        f"{name}: {there.get(name, 'nothing')} there, {value} here"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    return "; ".join(changed[:MOST_DIFFERENCES]) + ("; ..." if len(changed) > MOST_DIFFERENCES else "")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time works in a run's folder; the lock ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is at work on the run in {folder}: wait until it ends, or start a new run without resume=auto"
+            ) from error
+        yield

@@ -1,0 +1,319 @@
+"""Killed at many moments and continued with resume=auto, a run leaves what an uninterrupted one leaves, bit by bit."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import TINY, composed, run_command
+from kills import assert_identical, kill_self, killed, left_by, patched, run_count
+from torch import Tensor
+
+from ebm_pipeline import cli, pipeline, resuming, tracking
+from ebm_pipeline.configuration import tracking_uri
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.objectives import PersistentContrastiveDivergence
+from ebm_pipeline.training.checkpoints import BEFORE, BEST, LAST, damage_of, newest
+from ebm_pipeline.training.module import BoltzmannTraining
+
+STEP = "ebm_pipeline.training.module.BoltzmannTraining.training_step"
+SAVE = "ebm_pipeline.training.checkpoints.WholeCheckpoints.save_checkpoint"
+BATCHES, EPOCHS = 6, 3
+SETTINGS = {
+    "rbm": (*TINY, "model=rbm", f"training.epochs={EPOCHS}", "optimizer=adam", "evaluation.every_epochs=2"),
+    "dbm": (*TINY, "model=dbm", f"training.epochs={EPOCHS}", "model.pretraining.epochs=2"),
+}
+PHASE = 2 * BATCHES  # updates of a phase of pretraining
+MOMENTS = [
+    (
+        "rbm",
+        "os.fsync",
+        6,
+    ),  # a checkpoint is written, but not in its place; the epoch's figures and pictures are in the store
+    ("dbm", STEP, PHASE + BATCHES + 3),  # in pretraining, the second RBM, in the middle of an epoch
+]
+MORE_MOMENTS = [
+    *[("rbm", STEP, step) for step in range(1, BATCHES * EPOCHS + 1, 2)],
+    *[("rbm", "os.fsync", number) for number in range(3, 9)],
+    *[("rbm", SAVE, number) for number in range(1, EPOCHS + 1)],
+    *[
+        ("rbm", f"ebm_pipeline.pipeline.{name}", 1)
+        for name in ("save_model", "write_arrays", "write_history", "report")
+    ],
+    *[("rbm", f"ebm_pipeline.tracking.Tracker.{name}", 3) for name in ("log_metrics", "log_image")],
+    ("rbm", "ebm_pipeline.tracking.Tracker.finish", 1),
+    *[("dbm", STEP, step) for step in range(1, 2 * PHASE + BATCHES * EPOCHS + 1, 4)],
+    ("dbm", "ebm_pipeline.training.pretraining.compose", 1),
+    *[("dbm", "ebm_pipeline.pipeline.save_model", number) for number in (1, 2)],
+]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all: a fresh one costs seconds."""
+    return tmp_path_factory.getbasetemp() / "outputs"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    @functools.cache
+    def left(choice: str) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp(choice)
+        pipeline.train(composed(*SETTINGS[choice], output_root=outputs), folder)
+        return left_by(folder, outputs)
+
+    return left
+
+
+def resumed(choice: str, outputs: Path, folder: Path, *overrides: str) -> dict[str, float]:
+    return pipeline.train(composed(*SETTINGS[choice], *overrides, "resume=auto", output_root=outputs), folder)
+
+
+def check(
+    moment: tuple[str, str, int], outputs: Path, folder: Path, uninterrupted: Callable[[str], dict[str, Any]]
+) -> None:
+    choice, target, number = moment
+    expected = uninterrupted(choice)
+    killed(SETTINGS[choice], outputs, folder, target, number)
+    run = tracking.read_run_file(folder)
+    resumed(choice, outputs, folder)
+    left = left_by(folder, outputs)
+    left["params"] = expected["params"]  # equal by the digest of the configuration
+    assert_identical(left, expected)
+    assert tracking.read_run_file(folder) == run
+    assert run_count(folder, outputs) == 1
+    assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_a_killed_run_is_continued_exactly(
+    moment: tuple[str, str, int], outputs: Path, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
+) -> None:
+    check(moment, outputs, tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MORE_MOMENTS, ids=str)
+def test_at_more_moments(
+    moment: tuple[str, str, int], outputs: Path, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
+) -> None:
+    check(moment, outputs, tmp_path, uninterrupted)
+
+
+# ---------------------------------------------------------------------------------------------- what stops a run
+
+
+class Stop(BaseException):
+    """Ends a run in this process at once, as a signal does."""
+
+
+def stop() -> None:
+    raise Stop
+
+
+@pytest.fixture
+def stopped(outputs: Path, tmp_path: Path) -> Path:
+    """The folder of an RBM's run that stopped in its third epoch."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        patched(monkeypatch, STEP, 2 * BATCHES + 3, stop)
+        with pytest.raises(Stop):
+            pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    assert tracking.find_run("", str(tmp_path)).status == "KILLED"
+    return tmp_path
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    stopped: Path, outputs: Path, uninterrupted: Callable[[str], dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    flip_a_bit(stopped / "checkpoints" / LAST)
+    resumed("rbm", outputs, stopped)
+    assert f"{LAST} is damaged" in caplog.text
+    left = left_by(stopped, outputs)
+    left["params"] = uninterrupted("rbm")["params"]
+    assert_identical(left, uninterrupted("rbm"))
+
+
+def test_damage_is_seen_and_none_of_it_ends_in_an_error(stopped: Path, tmp_path: Path) -> None:
+    folder = stopped / "checkpoints"
+    epochs = {name: torch.load(folder / name, weights_only=True)["epoch"] for name in (LAST, BEFORE)}
+    assert epochs == {LAST: 1, BEFORE: 0}
+    sound = (folder / LAST).read_bytes()
+    assert newest(folder) == folder / LAST
+    for content in (b"", sound[:1000], sound[:-10], b"no checkpoint", sound[:2000] + bytes(8) + sound[2008:]):
+        (folder / LAST).write_bytes(content)
+        assert damage_of(folder / LAST) is not None
+        assert newest(folder) == folder / BEFORE
+    for name in (BEFORE, BEST):
+        flip_a_bit(folder / name)
+    assert newest(folder) is None
+
+
+def test_other_settings_are_refused_with_both_values(stopped: Path, outputs: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.chains: 10 there, 20 here"):
+        resumed("rbm", outputs, stopped, "training.chains=20")
+    with pytest.raises(
+        UserError, match=r"data\.hidden_units: 8 there, 9 here; model\.layers\.hidden\.units: 8 there, 9 here"
+    ):
+        resumed("rbm", outputs, stopped, "data.hidden_units=9")
+    with pytest.raises(UserError, match="resume must be auto"):
+        pipeline.train(composed(*SETTINGS["rbm"], "resume=yes", output_root=outputs), stopped)
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_with_both(
+    stopped: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also where the configuration does not tell."""
+    path = stopped / "checkpoints" / LAST
+    saved = torch.load(path, weights_only=True)
+    saved["state_dict"]["chain_0"] = torch.cat([saved["state_dict"]["chain_0"]] * 2)
+    torch.save(saved, path)
+    with pytest.raises(UserError, match=r"chain_0 \(20, 16\) there, \(10, 16\) here"):
+        resumed("rbm", outputs, stopped)
+
+
+def test_a_run_that_is_at_work_is_left_alone(stopped: Path, outputs: Path) -> None:
+    with resuming.locked(stopped), pytest.raises(UserError, match="another process is at work"):
+        resumed("rbm", outputs, stopped)
+
+
+def test_a_full_disk_is_one_message_and_loses_nothing(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Callable[[str], dict[str, Any]]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    patched(monkeypatch, "os.fsync", 6, full)
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+        pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    assert tracking.find_run("", str(tmp_path)).status == "FAILED"
+    assert newest(tmp_path / "checkpoints") is not None
+    resumed("rbm", outputs, tmp_path)
+    left = left_by(tmp_path, outputs)
+    left["params"] = uninterrupted("rbm")["params"]
+    assert_identical(left, uninterrupted("rbm"))
+
+
+def test_a_gradient_that_is_not_finite_stops_at_its_step(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = PersistentContrastiveDivergence.__call__
+    calls = 0
+
+    def broken(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        learning = objective(*arguments)
+        if calls == BATCHES + 3:
+            learning.gradient["layers/1/bias"][0] = float("nan")
+        return learning
+
+    monkeypatch.setattr(PersistentContrastiveDivergence, "__call__", broken)
+    with pytest.raises(UserError, match=rf"diverged.*step {BATCHES + 2} .*lower optimizer.lr"):
+        pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    assert tracking.find_run("", str(tmp_path)).status == "FAILED"
+    path = newest(tmp_path / "checkpoints")
+    assert path is not None
+    assert torch.load(path, weights_only=True)["global_step"] == BATCHES
+
+
+def test_an_epoch_that_leaves_a_weight_not_finite_is_not_saved(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the last step of an epoch breaks would be seen by its gradient's check only in the next epoch."""
+    step = BoltzmannTraining.training_step
+
+    @functools.wraps(step)
+    def broken(self: BoltzmannTraining, batch: Tensor, batch_index: int) -> None:
+        step(self, batch, batch_index)
+        if self.current_epoch == 1 and batch_index == BATCHES - 1:
+            self.tensors["weights/0"].data[0, 0] = float("inf")
+
+    monkeypatch.setattr(BoltzmannTraining, "training_step", broken)
+    with pytest.raises(UserError, match=rf"tensors.weights/0 not finite after step {2 * BATCHES} "):
+        pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    path = newest(tmp_path / "checkpoints")
+    assert path is not None
+    assert torch.load(path, weights_only=True)["global_step"] == BATCHES
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def default_handlers() -> Any:
+    """A test runner in the background may ignore SIGINT, which the command would respect."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_handlers")
+def test_ctrl_c_ends_a_run_in_order(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*SETTINGS["rbm"], "seed=2")
+    with monkeypatch.context() as patch:
+        patched(patch, STEP, BATCHES + 3, lambda: kill_self(signal.SIGINT))
+        ended = run_command(cli.train, *words, output_root=outputs)
+    assert ended.code == 128 + signal.SIGINT
+    assert "stopped by SIGINT" in ended.err
+    assert re.search(r"ebm .*seed=2 resume=auto", ended.err)
+    assert "Traceback" not in ended.err
+    folders = set((outputs / "runs").iterdir())
+    (folder,) = (path for path in folders if tracking.find_run("", str(path)).params["seed"] == "2")
+    assert tracking.find_run("", str(folder)).status == "KILLED"
+
+    ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
+    assert (ended.code, set((outputs / "runs").iterdir())) == (0, folders)
+    assert "going on with the run" in ended.out + ended.err
+    record = tracking.find_run("", str(folder))
+    assert (record.status, record.metrics["epoch"]) == ("FINISHED", EPOCHS)
+
+    ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
+    assert (ended.code, set((outputs / "runs").iterdir())) == (0, folders)
+    assert "nothing left to do" in ended.out + ended.err
+
+
+def test_a_sweep_runs_only_what_is_missing(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("-m", *TINY, "model=rbm", "sampler.steps=1,2,3", "tracking.experiment=interrupted")
+    with monkeypatch.context() as patch:
+        patched(patch, STEP, 3 * BATCHES + 3, lambda: kill_self(signal.SIGTERM))  # the second job, its second epoch
+        ended = run_command(cli.train, *words, output_root=outputs)
+    assert ended.code == 128 + signal.SIGTERM
+    (folder,) = (outputs / "sweeps").iterdir()
+    uri = tracking_uri(composed(output_root=outputs))
+    parent = tracking.find_run(uri, str(folder))
+    before = {run.output_dir: run for run in tracking.children(uri, parent.run_id)}
+    assert [parent.status, *(run.status for run in before.values())] == ["KILLED", "FINISHED", "KILLED"]
+
+    steps = 0
+
+    def count(self: BoltzmannTraining, batch: Tensor, batch_index: int) -> None:
+        nonlocal steps
+        steps += 1
+        original(self, batch, batch_index)
+
+    original = BoltzmannTraining.training_step
+    monkeypatch.setattr(BoltzmannTraining, "training_step", functools.wraps(original)(count))
+    ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
+    assert ended.code == 0
+    assert steps == BATCHES + 2 * BATCHES  # the second job's second epoch, the third job
+    assert list((outputs / "sweeps").iterdir()) == [folder]
+    after = {run.output_dir: run for run in tracking.children(uri, parent.run_id)}
+    assert tracking.find_run(uri, str(folder)).run_id == parent.run_id
+    assert [tracking.find_run(uri, str(folder)).status, *(run.status for run in after.values())] == ["FINISHED"] * 4
+    assert {key: run.run_id for key, run in before.items()}.items() <= {
+        key: run.run_id for key, run in after.items()
+    }.items()
+    assert (folder / "comparison.csv").read_text().count("\n") == 4
