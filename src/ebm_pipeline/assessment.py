@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from ebm_pipeline.configuration import build, build_data, check_keys, set_up_tor
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
-from ebm_pipeline.evaluation.diagnostics import Diagnostics
+from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.storage import SavedModel, load_model
@@ -75,11 +76,9 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     tracker.log_metrics({name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}, 0)
     tracker.log_text("\n".join(lines), f"evaluation_{config.part}.txt")
     if diagnosis is not None:
-        figure = plots.samples_against_data(
-            diagnosis.points, diagnosis.energies, f"{record.name}: samples against data", diagnosis.drawn
-        )
-        plots.save(figure, folder / "samples_against_data.png")
-        tracker.log_image(plots.to_rgb(figure), "samples_against_data", 0)
+        for key, figure in diagnosis_figures(diagnosis, record.name, data.image_shape).items():
+            plots.save(figure, folder / f"{key}.png")
+            tracker.log_image(plots.to_rgb(figure), key, 0)
     if card is not None:
         record_card(card, record.name, folder, tracker)
     return figures
@@ -110,6 +109,37 @@ def measure_likelihood(
     finally:
         for bar in bars:
             bar.close()
+
+
+def diagnosis_figures(diagnosis: Diagnosis, name: str, image_shape: tuple[int, int]) -> dict[str, Figure]:
+    """The pictures of a diagnosis, by key."""
+    figures, drawn = diagnosis.figures, diagnosis.drawn
+    mixing = (
+        f"second half of {diagnosis.sweeps:,} Gibbs sweeps; single chains: R-hat {figures['chains_r_hat']:.2f}, autocorrelation "
+        f"time of the free energy {figures['energy_autocorrelation_sweeps']:.1f} sweeps"
+    )
+    curves = {
+        start: (
+            [point.sweeps for point in way], [point.energy for point in way], [point.distance for point in way]
+        )
+        for start, way in diagnosis.approach.items()
+    }  # fmt: skip
+    return {
+        "chains_by_sweeps": plots.chains_by_sweeps(
+            diagnosis.images, image_shape, f"{name}: samples on their way",
+            "rows: where the chains started, Gibbs sweeps made; the states themselves, not means",
+        ),
+        "samples_against_data": plots.samples_against_data(
+            diagnosis.points, diagnosis.energies, f"{name}: samples against data", drawn
+        ),
+        "approach": plots.approach_of_chains(
+            curves, f"{name}: chains from data and from noise", f"samples after each number of Gibbs sweeps; {drawn}"
+        ),
+        "energy_traces": plots.energy_traces(
+            diagnosis.traces, diagnosis.sweeps // 2 + 1, f"{name}: free energy of single chains", mixing
+        ),
+        "moments": plots.moments(diagnosis.moments, f"{name}: moments of samples against data", drawn),
+    }  # fmt: skip
 
 
 def record_card(card: LikelihoodCard, name: str, folder: Path, tracker: Tracker) -> None:
