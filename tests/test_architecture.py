@@ -20,7 +20,7 @@ RANKS = [
     ("objectives",),
     ("evaluation",),
     ("training",),
-    ("storage", "configuration"),
+    ("storage", "configuration", "report"),
     ("comparison", "assessment"),
     ("pipeline", "sweeps"),
     ("cli",),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ebm_pipeline.errors import UserError, check_number, check_whole
+from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.machine import BoltzmannMachine, States
@@ -149,7 +149,7 @@ class BoltzmannTraining(pl.LightningModule):
             centre(learning.gradient, [getattr(self, name) for name in self.offset_names])
         gradient = self.arrangement.collapse(learning.gradient)
         if not torch.isfinite(gradient["layers/1/bias"].sum()):
-            raise UserError(
+            raise DivergedError(
                 f"training diverged: the gradient is not finite at step {self.global_step} (epoch {self.current_epoch}, "
                 f"batch {batch_index}); lower optimizer.lr"
             )
