@@ -35,7 +35,7 @@ from ebm_pipeline.inference import MeanField
 from ebm_pipeline.initialization import initialize, normal
 from ebm_pipeline.layers import Bernoulli, Gaussian, Layer
 from ebm_pipeline.machine import BoltzmannMachine, States, assemble
-from ebm_pipeline.objectives import PersistentContrastiveDivergence
+from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 from ebm_pipeline.pipeline import train
 from ebm_pipeline.samplers import Gibbs, start_at_mean
 
@@ -84,19 +84,30 @@ def known_machine(name: str) -> tuple[BoltzmannMachine, Tensor]:
     return machine, images
 
 
-def trained(layers: list[Layer], images: Tensor, steps: int, generator: torch.Generator) -> BoltzmannMachine:
-    """A machine after `steps` updates of PCD-1 with batches of 100 and a rate that falls to zero."""
+def trained(
+    layers: list[Layer],
+    images: Tensor,
+    steps: int,
+    generator: torch.Generator,
+    rate: float | None = None,
+    *,
+    persistent: bool = True,
+    falling: bool = True,
+) -> BoltzmannMachine:
+    """A machine after `steps` updates of PCD-1 (or CD-1) with batches of 100 and a rate that falls to zero (or stays)."""
     mean = images.mean(0)
     machine = initialize(layers, lambda low, high, g: normal(low, high, g, std=0.05), mean, generator)
-    objective = PersistentContrastiveDivergence(Gibbs(1), MeanField())
-    chains: States | None = start_at_mean(machine, 100, mean, generator)
-    rate = 0.1 if isinstance(layers[0], Bernoulli) else 0.01
+    kind = PersistentContrastiveDivergence if persistent else ContrastiveDivergence
+    objective = kind(Gibbs(1), MeanField())
+    chains: States | None = start_at_mean(machine, 100, mean, generator) if persistent else None
+    if rate is None:
+        rate = 0.1 if isinstance(layers[0], Bernoulli) else 0.01
     for step in range(steps):
         batch = images[torch.randint(len(images), (100,), generator=generator)]
         learning = objective(machine, (batch, *(None,) * (machine.depth - 1)), chains, generator)
         chains = learning.chains
         tensors = machine.named_tensors()
-        factor = rate * (1 - step / steps)
+        factor = rate * (1 - step / steps if falling else 1)
         machine = machine.with_tensors({name: tensors[name] - factor * g for name, g in learning.gradient.items()})
     return machine
 

@@ -21,7 +21,7 @@ RANKS = [
     ("objectives",),
     ("evaluation",),
     ("training",),
-    ("storage", "configuration"),
+    ("storage", "configuration", "report"),
     ("tasks",),
     ("comparison", "assessment", "resuming"),
     ("pipeline", "sweeps", "answering"),

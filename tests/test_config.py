@@ -23,6 +23,8 @@ from ebm_pipeline.data.sources import Idx
 from ebm_pipeline.data.transforms import Transform
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.card import Likelihood
+from ebm_pipeline.evaluation.diagnostics import Diagnostics
+from ebm_pipeline.evaluation.verdict import Criteria
 from ebm_pipeline.initialization import initialize
 from ebm_pipeline.layers import LAYERS
 from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
@@ -53,8 +55,8 @@ def built(group: str, option: str, *overrides: str) -> Any:
 def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
-        "card", "data", "data/transform", "evaluation", "experiment", "initialization", "model", "objective", "optimizer",
-        "sampler", "scheduler", "trainer",
+        "card", "data", "data/transform", "diagnostics", "evaluation", "experiment", "initialization", "model", "objective",
+        "optimizer", "sampler", "scheduler", "trainer", "verdict",
     } == GROUPS  # fmt: skip
     assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "compare", "data"}
 
@@ -64,6 +66,10 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
     if group == "card":
         config = composed(f"card@likelihood={option}", "run=x", name="evaluate")
         assert isinstance(build(config.likelihood, "likelihood"), Likelihood)
+        return
+    if group == "diagnostics":
+        config = composed(f"diagnostics={option}", "run=x", name="evaluate")
+        assert isinstance(build(config.diagnostics, "diagnostics"), Diagnostics)
         return
     given = ("data.path=images.h5",) if (group, option) == ("data", "hdf5") else ()
     config = composed(f"{group}={option}", *given)
@@ -199,6 +205,14 @@ def test_every_trainer_instantiates(option: str) -> None:
         assert make.func is pl.Trainer  # without a GPU it cannot be called
         return
     assert isinstance(make(logger=False, enable_checkpointing=False), pl.Trainer)
+
+
+@pytest.mark.parametrize("option", options("verdict"))
+def test_every_verdict_has_its_thresholds(option: str) -> None:
+    assert isinstance(built("verdict", option), Criteria)
+    full = composed("evaluation=full", f"verdict={option}")
+    assert full.verdict == composed("run=x", name="evaluate").verdict
+    assert full.diagnostics == composed("run=x", name="evaluate").diagnostics
 
 
 def test_the_study_is_as_the_issue_states_it() -> None:

@@ -23,7 +23,7 @@ from ebm_pipeline.objectives import PersistentContrastiveDivergence
 from ebm_pipeline.training.checkpoints import BEFORE, BEST, LAST, damage_of, newest
 from ebm_pipeline.training.module import BoltzmannTraining
 
-STEP = "ebm_pipeline.training.module.BoltzmannTraining.training_step"
+STEP = "ebm_pipeline.training.module.BoltzmannTraining.update"
 SAVE = "ebm_pipeline.training.checkpoints.WholeCheckpoints.save_checkpoint"
 BATCHES, EPOCHS = 6, 3
 SETTINGS = {
@@ -233,15 +233,15 @@ def test_an_epoch_that_leaves_a_weight_not_finite_is_not_saved(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the last step of an epoch breaks would be seen by its gradient's check only in the next epoch."""
-    step = BoltzmannTraining.training_step
+    step = BoltzmannTraining.update
 
     @functools.wraps(step)
-    def broken(self: BoltzmannTraining, batch: Tensor, batch_index: int) -> None:
-        step(self, batch, batch_index)
-        if self.current_epoch == 1 and batch_index == BATCHES - 1:
+    def broken(self: BoltzmannTraining, batch: Tensor) -> None:
+        step(self, batch)
+        if self.global_step == 2 * BATCHES:
             self.tensors["weights/0"].data[0, 0] = float("inf")
 
-    monkeypatch.setattr(BoltzmannTraining, "training_step", broken)
+    monkeypatch.setattr(BoltzmannTraining, "update", broken)
     with pytest.raises(UserError, match=rf"tensors.weights/0 not finite after step {2 * BATCHES} "):
         pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
     path = newest(tmp_path / "checkpoints")
@@ -299,13 +299,13 @@ def test_a_sweep_runs_only_what_is_missing(outputs: Path, monkeypatch: pytest.Mo
 
     steps = 0
 
-    def count(self: BoltzmannTraining, batch: Tensor, batch_index: int) -> None:
+    def count(self: BoltzmannTraining, batch: Tensor) -> None:
         nonlocal steps
         steps += 1
-        original(self, batch, batch_index)
+        original(self, batch)
 
-    original = BoltzmannTraining.training_step
-    monkeypatch.setattr(BoltzmannTraining, "training_step", functools.wraps(original)(count))
+    original = BoltzmannTraining.update
+    monkeypatch.setattr(BoltzmannTraining, "update", functools.wraps(original)(count))
     ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
     assert ended.code == 0
     assert steps == BATCHES + 2 * BATCHES  # the second job's second epoch, the third job

@@ -16,7 +16,7 @@ from ebm_pipeline.evaluation.inside import (
     standard_deviations,
     weight_participation,
 )
-from ebm_pipeline.evaluation.two_sample import compare_samples, frechet_distance
+from ebm_pipeline.evaluation.two_sample import compare_samples, energy_distance, frechet_distance, mean_deviation
 from ebm_pipeline.inference import MeanField
 
 
@@ -88,8 +88,18 @@ def test_weights_by_their_definitions() -> None:
     figures = weight_participation(machine)
     assert figures["weight_participation"] == pytest.approx(1 / 4)
     assert figures["weight_square"] == pytest.approx(6 * 0.25 / 4)
-    (values,) = singular_values(machine)
-    assert values.tolist() == pytest.approx([6**0.5 * 0.5, 0, 0, 0])
+    assert singular_values(machine) == pytest.approx(
+        {"weights_1_largest_singular_value": 6**0.5 * 0.5, "weights_1_singular_participation": 1}
+    )
+    equal = machine.with_tensors({"weights/0": 3 * torch.eye(6, 4, dtype=torch.float64)})
+    assert list(singular_values(equal).values()) == pytest.approx([3, 4])
+
+
+def test_distances_of_sets_of_two_sizes(generator: torch.Generator) -> None:
+    x, y = normal(generator, 40, 5), normal(generator, 40, 5) + 1
+    assert energy_distance(x, y) == pytest.approx(compare_samples(x, y).energy_distance)
+    assert energy_distance(x, y[:20]) == pytest.approx(energy_distance(x, y), rel=0.5)
+    assert mean_deviation(normal(generator, 4000, 5) + 2, normal(generator, 9000, 5)) == pytest.approx(2, abs=0.1)
 
 
 def test_heat_capacity_is_the_variance_of_the_energy(generator: torch.Generator) -> None:

@@ -1,13 +1,17 @@
-"""`ebm-evaluate`: figures of a finished run, read from the run's own configuration and saved model; the likelihood card."""
+"""`ebm-evaluate`: figures of a finished run, read from the run's own configuration and saved model; card, diagnosis, verdict,
+report. A training ends with the same (`assess`), as far as its configuration asks for it.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
@@ -16,23 +20,139 @@ from ebm_pipeline import plots, tracking
 from ebm_pipeline.configuration import build, build_data, check_keys, set_up_torch, tracking_uri
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
-from ebm_pipeline.evaluation.diagnostics import Diagnostics
+from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
+from ebm_pipeline.evaluation.verdict import Criteria, Verdict, gap
 from ebm_pipeline.inference import MeanField
+from ebm_pipeline.report import Report
 from ebm_pipeline.storage import SavedModel, load_model
 from ebm_pipeline.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
 MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is computed on
+MOST_LAYERS = 20  # whose weights a report looks for
+DIAGNOSIS_PICTURES = ("chains_by_sweeps", "approach", "samples_against_data", "moments", "energy_traces")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is assessed; likelihood and diagnostics are None where they are left out."""
+
+    likelihood: Likelihood | None
+    diagnostics: Diagnostics | None
+    criteria: Criteria
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Settings:
+        """From the groups of a composed configuration."""
+        return cls(
+            build(config.likelihood, "likelihood"),
+            build(config.diagnostics, "diagnostics"),
+            build(config.verdict, "verdict"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What was found of a run, on a held-out part and on training data."""
+
+    card: LikelihoodCard | None
+    diagnosis: Diagnosis | None
+    verdict: Verdict
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures, those of a part as part/name."""
+        return (self.diagnosis.figures if self.diagnosis else {}) | (self.card.metrics() if self.card else {})
+
+    def __str__(self) -> str:
+        lines = []
+        if self.diagnosis is not None:
+            lines.append(f"samples: {self.diagnosis.drawn}")
+            lines += [f"{name.replace('_', ' ')} {value:.5g}" for name, value in self.diagnosis.figures.items()]
+        if self.card is not None:
+            lines += str(self.card).splitlines()
+        return "\n".join((*lines, str(self.verdict)))
+
+
+def assess(
+    settings: Settings,
+    saved: SavedModel,
+    data: DataSet,
+    part: str,
+    monitored: Mapping[str, float],
+    mean_field: MeanField,
+    seed: int,
+) -> Assessment:
+    """Card, diagnosis and verdict of a model on `part` of its data and on training data; `monitored`: its figures so far."""
+    parts = {part: data.images(part, MOST_TRAINING_IMAGES if part == "train" else None)}
+    parts |= {"train": data.images("train", MOST_TRAINING_IMAGES)}
+    diagnosis = None
+    if settings.diagnostics is not None:
+        with tqdm(total=settings.diagnostics.sweeps, desc="samples", unit="sweep", leave=False, disable=None) as bar:
+            diagnosis = settings.diagnostics(saved.machine, parts, mean_field, seed, lambda done: advance(bar))
+    card = None
+    if settings.likelihood is not None:
+        card = measure_likelihood(settings.likelihood, saved, data, parts, mean_field, seed)
+    apart = None
+    if card is None and part != "train":
+        apart = gap(saved.machine, saved.data_mean, parts["train"], parts[part], mean_field)
+    verdict = settings.criteria(monitored, saved.machine.layers[0].units, card, diagnosis, apart)
+    return Assessment(card, diagnosis, verdict)
+
+
+def record_assessment(
+    found: Assessment, name: str, image_shape: tuple[int, int], folder: Path, tracker: Tracker
+) -> None:
+    """Card, verdict and pictures to `folder` and to the run, and their tags."""
+    (folder / "verdict.json").write_text(json.dumps(found.verdict.as_dict(), indent=1))
+    tracker.set_tags(found.verdict.tags())
+    if found.diagnosis is not None:
+        for key, figure in diagnosis_figures(found.diagnosis, name, image_shape).items():
+            plots.save(figure, folder / f"{key}.png")
+            tracker.log_image(plots.to_rgb(figure), key, 0)
+    if found.card is not None:
+        record_card(found.card, name, folder, tracker)
+
+
+def write_report(
+    found: Assessment,
+    figures: Mapping[str, float],
+    name: str,
+    subtitle: str,
+    run: Path,
+    folder: Path,
+    tracker: Tracker,
+) -> None:
+    """report.html of the run whose folder is `run`, with the pictures of the assessment in `folder`."""
+    pictures = run / "pictures"
+    keys = ["fantasies", "reconstructions", "denoising", *(f"weights_{index}" for index in range(1, MOST_LAYERS))]
+    path = Report(
+        title=name,
+        subtitle=subtitle,
+        verdict=found.verdict,
+        card=found.card,
+        figures=figures,
+        drawn=found.diagnosis.drawn if found.diagnosis else "",
+        diagnostics=_existing(folder / f"{key}.png" for key in ("log_partition", *DIAGNOSIS_PICTURES)),
+        samples=_existing(pictures / f"{key}_final.png" for key in keys),
+        training=_existing((pictures / "learning_curves_final.png", pictures / "data_examples.png")),
+        config=(run / "config.yaml").read_text(),
+    ).write(run)
+    tracker.log_file(path)
+
+
+def _existing(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.is_file()]
 
 
 def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, float]:
     """`ebm-evaluate`: figures of a finished run on a part of its own data, to the terminal, the run and a file."""
-    check_keys(config, {"run", "part", "seed", "threads", "likelihood", "diagnostics", "output_root", "tracking"}, "")
+    known = {"run", "part", "seed", "threads", "likelihood", "diagnostics", "verdict", "output_root", "tracking"}
+    check_keys(config, known, "")
     set_up_torch(config.threads)
-    likelihood: Likelihood | None = build(config.likelihood, "likelihood")
-    diagnostics: Diagnostics | None = build(config.diagnostics, "diagnostics")
+    settings = Settings.of(config)
     record = tracking.find_model(tracking_uri(config), reference)
     assert record.output_dir is not None
     own = OmegaConf.load(record.output_dir / "config.yaml")
@@ -43,25 +163,14 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     mean_field: MeanField = build(own.mean_field, "mean_field")
     flips = float(own.evaluation.flips)
     chosen = MonitoredImages(images, data.images("train", len(images)), flip_pixels(images, flips, config.seed))
-    figures = monitor(saved.machine, chosen, mean_field, config.seed)
-    lines = [
-        f"{record.name}, {config.part} part of {data.name} ({len(images)} images, transform {data.transform.name})"
-    ]
-    lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in figures.items()]
-    parts = {config.part: images, "train": data.images("train", MOST_TRAINING_IMAGES)}
-    diagnosis = None
-    if diagnostics is not None:
-        with tqdm(total=diagnostics.sweeps, desc="samples", unit="sweep", leave=False, disable=None) as bar:
-            diagnosis = diagnostics(saved.machine, parts, mean_field, config.seed, lambda done: advance(bar))
-        figures |= {name.removeprefix(f"{config.part}/"): value for name, value in diagnosis.figures.items()}
-        lines.append(f"  samples: {diagnosis.drawn}")
-        lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in diagnosis.figures.items()]
-    card = None
-    if likelihood is not None:
-        card = measure_likelihood(likelihood, saved, data, parts, mean_field, config.seed)
-        figures |= {name.removeprefix(f"{config.part}/"): value for name, value in card.metrics().items()}
-        lines += [f"  {line}" for line in str(card).splitlines()]
+    monitored = monitor(saved.machine, chosen, mean_field, config.seed)
+    found = assess(settings, saved, data, config.part, monitored, mean_field, config.seed)
+    about = f"{config.part} part of {data.name} ({len(images)} images, transform {data.transform.name})"
+    lines = [f"{record.name}, {about}"]
+    lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in monitored.items()]
+    lines += [f"  {line}" for line in str(found).splitlines()]
     log.info("\n".join(lines))
+    figures = monitored | {name.removeprefix(f"{config.part}/"): value for name, value in found.figures.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(
         json.dumps({"run": record.run_id, "part": config.part, **figures}, indent=1)
@@ -70,14 +179,8 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     tracker = Tracker(uri, record.run_id, "")
     tracker.log_metrics({name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}, 0)
     tracker.log_text("\n".join(lines), f"evaluation_{config.part}.txt")
-    if diagnosis is not None:
-        figure = plots.samples_against_data(
-            diagnosis.points, diagnosis.energies, f"{record.name}: samples against data", diagnosis.drawn
-        )
-        plots.save(figure, folder / "samples_against_data.png")
-        tracker.log_image(plots.to_rgb(figure), "samples_against_data", 0)
-    if card is not None:
-        record_card(card, record.name, folder, tracker)
+    record_assessment(found, record.name, data.image_shape, folder, tracker)
+    write_report(found, figures, record.name, f"{about}; run {record.run_id}", record.output_dir, folder, tracker)
     return figures
 
 
@@ -106,6 +209,37 @@ def measure_likelihood(
     finally:
         for bar in bars:
             bar.close()
+
+
+def diagnosis_figures(diagnosis: Diagnosis, name: str, image_shape: tuple[int, int]) -> dict[str, Figure]:
+    """The pictures of a diagnosis, by key."""
+    figures, drawn = diagnosis.figures, diagnosis.drawn
+    mixing = (
+        f"second half of {diagnosis.sweeps:,} Gibbs sweeps; single chains: R-hat {figures['chains_r_hat']:.2f}, autocorrelation "
+        f"time of the free energy {figures['energy_autocorrelation_sweeps']:.1f} sweeps"
+    )
+    curves = {
+        start: (
+            [point.sweeps for point in way], [point.energy for point in way], [point.distance for point in way]
+        )
+        for start, way in diagnosis.approach.items()
+    }  # fmt: skip
+    return {
+        "chains_by_sweeps": plots.chains_by_sweeps(
+            diagnosis.images, image_shape, f"{name}: samples on their way",
+            "rows: where the chains started, Gibbs sweeps made; the states themselves, not means",
+        ),
+        "samples_against_data": plots.samples_against_data(
+            diagnosis.points, diagnosis.energies, f"{name}: samples against data", drawn
+        ),
+        "approach": plots.approach_of_chains(
+            curves, f"{name}: chains from data and from noise", f"samples after each number of Gibbs sweeps; {drawn}"
+        ),
+        "energy_traces": plots.energy_traces(
+            diagnosis.traces, diagnosis.sweeps // 2 + 1, f"{name}: free energy of single chains", mixing
+        ),
+        "moments": plots.moments(diagnosis.moments, f"{name}: moments of samples against data", drawn),
+    }  # fmt: skip
 
 
 def record_card(card: LikelihoodCard, name: str, folder: Path, tracker: Tracker) -> None:

@@ -9,6 +9,10 @@ class UserError(Exception):
     """Wrong input: says what was expected, what came and what to do. The command line shows only this message."""
 
 
+class DivergedError(UserError):
+    """A training whose numbers are not finite any more."""
+
+
 def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raise unless `value` is an int (no bool) from `least` to `most`."""
     if type(value) is not int or value < least or (most is not None and value > most):

@@ -18,14 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ebm_pipeline import plots, resuming, tracking
-from ebm_pipeline.assessment import MOST_TRAINING_IMAGES, measure_likelihood, record_card
+from ebm_pipeline.assessment import Settings, assess, record_assessment, write_report
 from ebm_pipeline.comparison import COMPARED, shown
 from ebm_pipeline.configuration import build, build_data, call, check_keys, open_experiment, plain, set_up_torch
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.data.hdf5 import new_file
-from ebm_pipeline.errors import check_number, check_whole
-from ebm_pipeline.evaluation.card import Likelihood
+from ebm_pipeline.errors import DivergedError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels
+from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.initialization import initialize
 from ebm_pipeline.machine import BoltzmannMachine
@@ -46,7 +46,7 @@ for _name in ("pytorch_lightning", "lightning_fabric"):
 
 TRAIN_KEYS = {
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
-    "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "resume",
+    "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "diagnostics", "verdict", "resume",
 }  # fmt: skip
 TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
 TRACKING_KEYS = {"uri", "experiment", "run_name", "tags"}
@@ -182,7 +182,7 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
     data = build_data(config)
     model: Model = build(config.model, "model")
     pictures: Pictures = build(config.evaluation, "evaluation")
-    likelihood: Likelihood | None = build(config.likelihood, "likelihood")
+    settings = Settings.of(config)
     recipe = build_recipe(
         config, config.training.epochs, model.pretraining.joint_learning_rate if model.pretraining else 1.0, model
     )
@@ -225,7 +225,11 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         if model.pretraining is not None:
             initial = pretrain_model(work, initial)
         module = BoltzmannTraining(initial, recipe, data_mean, monitored)
-        machine, record = work.fit(module, config.training.epochs, "")
+        try:
+            machine, record = work.fit(module, config.training.epochs, "")
+        except DivergedError as error:
+            tracker.set_tags(Verdict(DIVERGED, str(error)).tags())
+            raise
         seconds = sum(phase.seconds for phase in work.records)
         step = len(data.train_batches()) * config.training.epochs
         saved = SavedModel(machine, data_mean, data.image_shape, text)
@@ -238,16 +242,14 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         last |= {"parameters": float(count_parameters(module)), "training_seconds": seconds}
         tracker.log_metrics({name: last[name] for name in ("parameters", "training_seconds")}, step)
         write_history(folder / "metrics.csv", record)
-        if likelihood is not None:
-            parts = {
-                part: data.images(part, MOST_TRAINING_IMAGES)
-                for part in ("test" if data.test else "validation", "train")
-            }
-            card = measure_likelihood(likelihood, saved, data, parts, recipe.mean_field, config.seed)
-            record_card(card, model.name, folder, tracker)
-            tracker.log_metrics(card.metrics(), step)
-            last |= card.metrics()
-            log.info(f"{model.name}: {card}")
+        part = "test" if data.test and config.likelihood is not None else "validation"
+        found = assess(settings, saved, data, part, last, recipe.mean_field, config.seed)
+        tracker.log_metrics(found.figures, step)
+        record_assessment(found, model.name, data.image_shape, folder, tracker)
+        about = f"{data.name}, transform {data.transform.name}; {config.training.epochs} epochs; run {tracker.run_id}"
+        write_report(found, last | found.figures, model.name, about, folder, folder, tracker)
+        last |= found.figures
+        log.info("\n".join(f"{model.name}: {line}" for line in str(found).splitlines()))
         report(model.name, last, record, folder)
     return last
 

@@ -27,6 +27,7 @@ Array = NDArray[Any]
 Curves = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 
 TILE_INCHES = 0.62
+MOST_POINTS = 500  # of a trace, in a panel
 FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
 DPI = 150
 STYLE: Any = {
@@ -184,6 +185,71 @@ def samples_against_data(
         right.set_xlabel("free energy, less its mean over the data (nats)")
         right.set_ylabel("density")
         right.legend(loc="best")
+        figure.tight_layout(rect=(0, 0, 1, top))
+    return figure
+
+
+def chains_by_sweeps(
+    images: Mapping[str, Mapping[int, ArrayLike]], image_shape: tuple[int, int], title: str, subtitle: str = ""
+) -> Figure:
+    """Samples images[start][sweeps] (count, units): a row per start and number of sweeps."""
+    rows = {f"{start}, {sweeps:,}": states for start, by in images.items() for sweeps, states in by.items()}
+    return comparison(rows, image_shape, title, subtitle)
+
+
+def approach_of_chains(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]], title: str, subtitle: str = ""
+) -> Figure:
+    """Two panels against the sweeps made: curves[start] = (sweeps, mean free energies, energy distances to data)."""
+    with matplotlib.rc_context(STYLE):
+        figure, panels, top = _two_panels(2.3, title, subtitle)
+        for index, (panel, label) in enumerate(
+            zip(panels, ("mean free energy, less that of data (nats)", "energy distance to data"), strict=True), start=1
+        ):
+            for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
+                panel.plot(curve[0], curve[index], color=colour, marker="o", markersize=3, label=f"start: {name}")
+            panel.axhline(0, color="#999999", linewidth=0.6, zorder=0)
+            panel.set_xscale("log")
+            panel.set_yscale("symlog", linthresh=(1.0, 0.01)[index - 1])
+            panel.set_xlabel("sweeps")
+            panel.set_ylabel(label)
+        panels[1].legend(loc="best")
+        figure.tight_layout(rect=(0, 0, 1, top))
+    return figure
+
+
+def energy_traces(
+    traces: Mapping[str, ArrayLike], first_sweep: int, title: str, subtitle: str = "", count: int = 6
+) -> Figure:
+    """Two panels, traces[start] (chains, sweeps): free energies of the first `count` chains, on one scale."""
+    with matplotlib.rc_context(STYLE):
+        figure, panels, top = _two_panels(2.3, title, subtitle)
+        shown = {name: np.asarray(trace, dtype=np.float64)[:count] for name, trace in traces.items()}
+        low, high = min(trace.min() for trace in shown.values()), max(trace.max() for trace in shown.values())
+        for panel, (name, trace) in zip(panels, shown.items(), strict=True):
+            every = max(1, trace.shape[1] // MOST_POINTS)
+            sweeps = first_sweep + np.arange(trace.shape[1])
+            for colour, values in zip(COLOURS, trace, strict=False):
+                panel.plot(sweeps[::every], values[::every], color=colour, linewidth=0.5)
+            panel.set_title(f"start: {name}", loc="left")
+            panel.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
+            panel.set_xlabel("sweeps")
+        panels[0].set_ylabel("free energy, less the mean of data (nats)")
+        figure.tight_layout(rect=(0, 0, 1, top))
+    return figure
+
+
+def moments(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, subtitle: str = "") -> Figure:
+    """Two panels, pairs[moment] = (of data, of samples), each (count,): points on the diagonal agree."""
+    with matplotlib.rc_context(STYLE):
+        figure, panels, top = _two_panels(2.6, title, subtitle)
+        for panel, (name, (data, samples)) in zip(panels, pairs.items(), strict=True):
+            x, y = np.asarray(data), np.asarray(samples)
+            ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+            panel.plot(ends, ends, color="#999999", linewidth=0.6, zorder=0)
+            panel.scatter(x, y, s=3, color=COLOURS[0], alpha=0.4, linewidths=0, rasterized=True)
+            panel.set_xlabel(f"{name}, data")
+            panel.set_ylabel(f"{name}, samples")
         figure.tight_layout(rect=(0, 0, 1, top))
     return figure
 

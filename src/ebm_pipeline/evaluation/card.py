@@ -35,7 +35,7 @@ from ebm_pipeline.evaluation.ais import (
 )
 from ebm_pipeline.evaluation.enumeration import blocks, enumerable_parity, exact_log_partition
 from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, equilibrate
-from ebm_pipeline.evaluation.likelihood import independent_log_likelihood, unnormalized
+from ebm_pipeline.evaluation.likelihood import independent_each, unnormalized_each
 from ebm_pipeline.inference import MeanField, bound
 from ebm_pipeline.machine import BoltzmannMachine
 
@@ -101,6 +101,9 @@ class LikelihoodCard:
     r_hat: dict[str, float] | None = None  # of the chains that the reverse run starts from
     settings: dict[str, Any] | None = None
     tightness: Tightness | None = None
+    image_errors: dict[str, float] | None = (
+        None  # standard errors, over the images, of what is gained over independent pixels
+    )
 
     @property
     def determined(self) -> bool:
@@ -238,14 +241,15 @@ class Likelihood:
         deep = machine.depth > 2
         generator = torch.Generator(device=data_mean.device).manual_seed(seed)
         with torch.inference_mode():
+            each = {part: unnormalized_each(machine, images, mean_field) for part, images in parts.items()}
+            alone = {part: independent_each(machine, data_mean, images) for part, images in parts.items()}
             known: dict[str, Any] = {
                 "quantity": "variational_bound" if deep else "log_likelihood",
                 "binarisation": binarisation,
                 "images": {part: len(images) for part, images in parts.items()},
-                "unnormalized": {part: unnormalized(machine, images, mean_field) for part, images in parts.items()},
-                "independent": {
-                    part: independent_log_likelihood(machine, data_mean, images) for part, images in parts.items()
-                },
+                "unnormalized": {part: float(values.mean()) for part, values in each.items()},
+                "independent": {part: float(values.mean()) for part, values in alone.items()},
+                "image_errors": {part: standard_error(values - alone[part]) for part, values in each.items()},
                 "tightness": tightness(machine, next(iter(parts.values())), mean_field, generator, stage)
                 if deep
                 else None,
@@ -330,6 +334,11 @@ def bracket(forward: LogPartition, reverse: LogPartition) -> Interval:
     """[forward - 2 SE, reverse + 2 SE] of log Z; the ends change places where the errors let them cross."""
     ends = forward.value - ERRORS * forward.std_error, reverse.value + ERRORS * reverse.std_error
     return Interval(min(ends), max(ends))
+
+
+def standard_error(values: Tensor) -> float:
+    """Of the mean of independent values (count,)."""
+    return float(values.double().std()) / math.sqrt(len(values))
 
 
 def _joint_error(one: LogPartition, other: LogPartition) -> float:

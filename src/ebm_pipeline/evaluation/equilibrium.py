@@ -7,6 +7,10 @@ nested one (Margossian et al. 2024): it asks that the families agree, not that e
 of the free energy, which sees chains that are still on their way, and of the leading principal components of the states,
 which see modes that one family has more of, though their energies be the same. A mode that neither start has found stays
 unseen; and because a family counts as many independent draws as it has chains, few chains give a blunt comparison.
+
+That the families agree does not say that single chains mix: the families may cover the same modes while no chain goes from one
+to another. So the ordinary R-hat over all chains, and bulk effective sample size and autocorrelation time of the free energy, are
+measured beside it (`Mixing`); they judge no likelihood, but say how far apart two samples of one chain must be.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from arviz_stats.base.array import array_stats
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_pipeline.errors import UserError
@@ -24,16 +30,37 @@ from ebm_pipeline.samplers import start_at_visible
 
 COMPONENTS = 3  # principal components watched
 DRAWS = 50  # states of each chain that R-hat is computed on
+WATCHED = 100  # chains, half of either family, whose free energy is kept at every sweep of the second half
 LEAST_SWEEPS = 20
+CHECKPOINTS = (1, 10, 100, 1000, 10000)  # sweeps after which samples of both families are kept
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How single chains move: R-hat over all chains, the largest of the figures watched; bulk effective sample size (of
+    `draws` states) and integrated autocorrelation time (sweeps) of the free energy, at every sweep of up to WATCHED chains.
+    """
+
+    r_hat: float
+    bulk_ess: float
+    draws: int
+    autocorrelation_time: float
 
 
 @dataclass(frozen=True, eq=False)
 class Equilibrium:
-    """The last states (chains, units), in random order, and R-hat of each figure watched; `sweeps` in all."""
+    """The last states (chains, units), in random order, and R-hat between the families of each figure watched.
+
+    energies: free energies (watched chains, sweeps) in the second half of `sweeps`; visible: states of the visible layer
+    (2 * chains, units) by the number of sweeps made; in both the first half of the rows started from data.
+    """
 
     states: States
     r_hat: dict[str, float]
     sweeps: int
+    mixing: Mixing
+    energies: Tensor
+    visible: dict[int, Tensor]
 
     @property
     def worst(self) -> float:
@@ -63,17 +90,49 @@ def equilibrate(
     noise = blank.sample(torch.zeros(chains, blank.units, dtype=blank.bias.dtype, device=data.device), generator)
     states = start_at_visible(machine, torch.cat((data[chosen].to(noise.dtype), noise)), generator)
     every = max(1, sweeps // 2 // DRAWS)
-    energies, kept = [], []
+    few = torch.arange(min(chains, WATCHED // 2), device=noise.device)
+    watched = torch.cat((few, chains + few))
+    energies, kept, at_each_sweep, visible = [], [], [], {}
     for done in range(1, sweeps + 1):
         states = machine.sample(states, EVEN, generator)
-        if done > sweeps // 2 and done % every == 0:
-            energies.append(machine.free_energy(states))
-            kept.append(torch.cat([states[index] for index in machine.parity(EVEN)], 1))
+        if done > sweeps // 2:
+            at_each_sweep.append(machine.free_energy([state[watched] for state in states]))
+            if done % every == 0:
+                energies.append(machine.free_energy(states))
+                kept.append(torch.cat([states[index] for index in machine.parity(EVEN)], 1))
         states = machine.sample(states, ODD, generator)
+        if done in CHECKPOINTS or done == sweeps:
+            visible[done] = states[0]
         progress(done)
     order = torch.randperm(2 * chains, generator=generator, device=noise.device)[:chains]
     traces = {"free_energy": torch.stack(energies, 1)} | _components(torch.stack(kept, 1))
-    return Equilibrium(tuple(state[order] for state in states), {k: _r_hat(v) for k, v in traces.items()}, sweeps)
+    fine = torch.stack(at_each_sweep, 1)
+    return Equilibrium(
+        states=tuple(state[order] for state in states),
+        r_hat={name: _r_hat(trace.reshape(2, -1)) for name, trace in traces.items()},
+        sweeps=sweeps,
+        mixing=Mixing(
+            r_hat=max(_r_hat(trace) for trace in traces.values()),
+            bulk_ess=float(array_stats.ess(_array(fine), chain_axis=0, draw_axis=1, method="bulk")),
+            draws=fine.numel(),
+            autocorrelation_time=autocorrelation_time(fine),
+        ),
+        energies=fine,
+        visible=visible,
+    )
+
+
+def autocorrelation_time(trace: Tensor) -> float:
+    """Integrated autocorrelation time 1 + 2 sum_t rho(t) of a trace (chains, draws), in draws: draws over their effective number.
+
+    The estimate is that of Vehtari et al. (2021), which counts the variance between chains as correlation: of chains that never
+    mix it is about as long as the trace, which is to be read as "at least".
+    """
+    return trace.numel() / float(array_stats.ess(_array(trace), chain_axis=0, draw_axis=1, method="mean"))
+
+
+def _array(trace: Tensor) -> NDArray[np.float64]:
+    return trace.double().cpu().numpy()
 
 
 def _components(states: Tensor) -> dict[str, Tensor]:
@@ -87,8 +146,8 @@ def _components(states: Tensor) -> dict[str, Tensor]:
 
 
 def _r_hat(trace: Tensor) -> float:
-    """Of a trace (chains, draws) whose first half of the chains is one family; of one that never changes it is 1."""
-    values = trace.double().cpu().numpy().reshape(2, -1)
+    """Rank-normalised split R-hat of a trace (chains, draws); of one that never changes it is 1."""
+    values = _array(trace)
     if values.max() == values.min():
         return 1.0
     return float(array_stats.rhat(values, chain_axis=0, draw_axis=1, method="rank"))

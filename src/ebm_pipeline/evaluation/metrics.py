@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ebm_pipeline.evaluation.inside import singular_values
 from ebm_pipeline.inference import MeanField, bound, up_and_down
 from ebm_pipeline.layers import Bernoulli, Layer
 from ebm_pipeline.machine import BoltzmannMachine, PartialStates
@@ -73,10 +74,10 @@ def monitor(machine: BoltzmannMachine, images: MonitoredImages, mean_field: Mean
 
 
 def weight_figures(machine: BoltzmannMachine) -> dict[str, float]:
-    """Frobenius norm of all weights together, and the fraction of them that is negligible."""
+    """Frobenius norm of all weights together, the fraction of them that is negligible, and the singular values in short."""
     weights = torch.cat([matrix.flatten() for matrix in machine.weights])
     negligible = (weights.abs() < NEGLIGIBLE_WEIGHT).to(weights.dtype).mean()
-    return {"weight_norm": float(weights.norm()), "weight_sparsity": float(negligible)}
+    return {"weight_norm": float(weights.norm()), "weight_sparsity": float(negligible), **singular_values(machine)}
 
 
 def deviation_figures(layer: Layer) -> dict[str, float]:

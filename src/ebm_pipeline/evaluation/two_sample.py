@@ -5,7 +5,8 @@ an estimate may be a little below 0; its *coefficient* divides by 2 E|X - Y|.
 *Nearest-neighbour adversarial accuracy* (Yale et al. 2020): the mean of two fractions, of the x whose nearest neighbour is
 another x rather than a y, and of the y whose nearest neighbour is another y. 0.5 is indistinguishable, 1 is apart, and below
 0.5 the samples sit on the data, as copies do.
-*Moments*: root mean square difference of the means, and of the covariances, of units.
+*Moments*: root mean square difference of the means, and of the covariances, of units; the *mean deviation* is that of the means
+over the root mean square deviation of the data.
 *Frechet distance* of Gaussians fitted to the leading principal components of the data: in the space of all pixels, many of
 them constant, it means nothing.
 """
@@ -58,6 +59,22 @@ def compare_samples(samples: Tensor, data: Tensor) -> TwoSample:
         covariance_error=float((x.mT.cov() - y.mT.cov()).square().mean().sqrt()),
         frechet_distance=frechet_distance(*(part.numpy() for part in principal_components(y, COMPONENTS, x, y))),
     )
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """Of two sets (count, units), whose counts may differ."""
+    x, y = x.double(), y.double()
+    within = [float(_distances(own, own).sum()) / (len(own) * (len(own) - 1)) for own in (x, y)]
+    return 2 * float(_distances(x, y).mean()) - sum(within)
+
+
+def mean_deviation(samples: Tensor, data: Tensor) -> float:
+    """How far the means of samples lie from those of data, both (count, units), in standard deviations of the data.
+
+    Of n independent samples of the data's own distribution it is about 1 / sqrt(n), all units taken together.
+    """
+    difference = samples.double().mean(0) - data.double().mean(0)
+    return float((difference.square().mean() / data.double().var(0).mean()).sqrt())
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:

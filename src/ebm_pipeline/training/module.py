@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ebm_pipeline.errors import UserError, check_number, check_whole
+from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.machine import BoltzmannMachine, States
@@ -149,9 +149,10 @@ class BoltzmannTraining(pl.LightningModule):
     def training_step(self, block: Sequence[Tensor], block_index: int) -> None:
         """One update per batch (batch, units) of the block."""
         for batch in block:
-            self._update(batch)
+            self.update(batch)
 
-    def _update(self, batch: Tensor) -> None:
+    def update(self, batch: Tensor) -> None:
+        """One step of the optimizer, from images (batch, units)."""
         if self.encode is not None:
             batch = self.encode(batch)
         machine = self.arrangement.expand(self.machine)
@@ -171,7 +172,7 @@ class BoltzmannTraining(pl.LightningModule):
             scaled(learning.gradient)
         gradient = self.arrangement.collapse(learning.gradient)
         if not math.isfinite(float(gradient["layers/1/bias"].sum())):
-            raise UserError(
+            raise DivergedError(
                 f"training diverged: the gradient is not finite at step {self.global_step} (epoch {self.current_epoch}); "
                 "lower optimizer.lr"
             )
@@ -218,7 +219,7 @@ class BoltzmannTraining(pl.LightningModule):
         """Before an epoch is recorded and saved: the gradient's check sees what a step broke only in the next one."""
         broken = [name for name, tensor in self.state_dict().items() if not torch.isfinite(tensor).all()]
         if broken:
-            raise UserError(
+            raise DivergedError(
                 f"training diverged: {', '.join(broken)} not finite after step {self.global_step} (epoch "
                 f"{self.current_epoch}); lower optimizer.lr"
             )
