@@ -123,7 +123,10 @@ FIRST: dict[str, tuple[str, Callable[[], Known]]] = {
     "two modes, data of one": (OUT_OF_EQUILIBRIUM, two_modes),
     "RBM 64-20 on 50 digits": (OVERFITTING, lambda: of_digits([20], 5000, 50)),
     "RBM 64-64 on digits, rate 20": (DIVERGED, lambda: of_digits([64], 500, rate=20.0, falling=False)),
-    "RBM 64-64, not trained": (UNTRAINED, lambda: at_its_start([Bernoulli.create(64), Bernoulli.create(64)], digits("b"))),
+    "RBM 64-64, not trained": (
+        UNTRAINED,
+        lambda: at_its_start([Bernoulli.create(64), Bernoulli.create(64)], digits("b")),
+    ),
 }
 SECOND: dict[str, tuple[str, Callable[[], Known]]] = {
     "RBM 16-12 on bars and stripes, enumerated": (TRUSTWORTHY, lambda: bars(12)),
@@ -133,7 +136,10 @@ SECOND: dict[str, tuple[str, Callable[[], Known]]] = {
     "RBM 64-40 on digits, 8 temperatures": (NOT_DETERMINED, lambda: of_digits([40], 5000, temperatures=8)),
     "RBM 20-12 on 40 images of coins": (OVERFITTING, coins),
     "DBM 64-32-16 on digits, rate 20": (DIVERGED, lambda: of_digits([32, 16], 500, rate=20.0, falling=False)),
-    "Hopfield 64-10, not trained": (UNTRAINED, lambda: at_its_start([Bernoulli.create(64), Gaussian.create(10)], digits("b"))),
+    "Hopfield 64-10, not trained": (
+        UNTRAINED,
+        lambda: at_its_start([Bernoulli.create(64), Gaussian.create(10)], digits("b")),
+    ),
 }
 
 
