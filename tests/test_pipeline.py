@@ -20,9 +20,10 @@ from test_report import page_of
 
 from ebm_pipeline import assessment, cli, pipeline, tracking
 from ebm_pipeline.configuration import plain, tracking_uri
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import DivergedError, UserError
 from ebm_pipeline.storage import load_model
 from ebm_pipeline.tracking import RunRecord
+from ebm_pipeline.training.module import BoltzmannTraining
 
 CHOICES = {
     "hopfield": ("model=hopfield",),
@@ -268,12 +269,24 @@ def test_a_run_that_fails_is_marked_failed(outputs: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "model.h5").exists()
 
 
-def test_a_training_that_diverges_has_its_verdict(outputs: Path, tmp_path: Path) -> None:
+def test_a_training_that_stops_because_it_diverges_has_its_verdict(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(module: BoltzmannTraining, batch: torch.Tensor, batch_index: int) -> None:
+        raise DivergedError("training diverged: lower optimizer.lr")
+
+    monkeypatch.setattr(BoltzmannTraining, "training_step", step)
     with pytest.raises(UserError, match="training diverged"):
-        trained("rbm", outputs, tmp_path, "optimizer.lr=1e38")
+        trained("rbm", outputs, tmp_path)
     record = record_of(outputs, tmp_path)
     assert (record.status, record.tags["verdict"]) == ("FAILED", "diverged")
     assert "lower optimizer.lr" in record.tags["verdict.reason"]
+
+
+def test_a_training_that_ends_with_figures_that_are_not_finite_is_diverged(outputs: Path, tmp_path: Path) -> None:
+    trained("rbm", outputs, tmp_path, "optimizer.lr=1e38")
+    assert record_of(outputs, tmp_path).tags["verdict"] == "diverged"
+    assert "not finite" in page_of(tmp_path).words
 
 
 # ---------------------------------------------------------------------------------------------- a sweep
