@@ -206,7 +206,8 @@ def test_data_describes_and_makes_a_shuffled_copy(tmp_path: Path) -> None:
 def test_every_command_is_installed() -> None:
     scripts = {script.name: script.load() for script in entry_points(group="console_scripts") if "ebm" in script.name}
     assert scripts == {
-        "ebm-train": cli.train, "ebm-evaluate": cli.evaluate, "ebm-compare": cli.compare, "ebm-data": cli.data
+        "ebm-train": cli.train, "ebm-evaluate": cli.evaluate, "ebm-sample": cli.sample, "ebm-compare": cli.compare,
+        "ebm-data": cli.data,
     }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from ebm_pipeline.initialization import initialize
 from ebm_pipeline.layers import LAYERS
 from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 from ebm_pipeline.samplers import Gibbs
+from ebm_pipeline.tasks import Task
 from ebm_pipeline.training import Model, Pictures
 
 CONF = Path(config_folder())
@@ -56,9 +57,9 @@ def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
         "card", "data", "data/transform", "diagnostics", "evaluation", "experiment", "initialization", "model", "objective",
-        "optimizer", "sampler", "scheduler", "trainer", "verdict",
+        "optimizer", "sampler", "scheduler", "task", "trainer", "verdict",
     } == GROUPS  # fmt: skip
-    assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "compare", "data"}
+    assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "sample", "compare", "data"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -70,6 +71,9 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
     if group == "diagnostics":
         config = composed(f"diagnostics={option}", "run=x", name="evaluate")
         assert isinstance(build(config.diagnostics, "diagnostics"), Diagnostics)
+        return
+    if group == "task":
+        assert isinstance(build(composed(f"task={option}", "run=x", name="sample").task, "task"), Task)
         return
     given = ("data.path=images.h5",) if (group, option) == ("data", "hdf5") else ()
     config = composed(f"{group}={option}", *given)

@@ -16,12 +16,14 @@ import torch
 from commands import TINY, composed, run_command
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
+from test_report import page_of
 
 from ebm_pipeline import assessment, cli, pipeline, tracking
 from ebm_pipeline.configuration import plain, tracking_uri
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import DivergedError, UserError
 from ebm_pipeline.storage import load_model
 from ebm_pipeline.tracking import RunRecord
+from ebm_pipeline.training.module import BoltzmannTraining
 
 CHOICES = {
     "hopfield": ("model=hopfield",),
@@ -114,6 +116,16 @@ def test_the_saved_config_is_whole_and_trains_again(run: Run, outputs: Path) -> 
     expected = composed(*TINY, *CHOICES[choice], *drawn_on_the_way(choice), output_root=outputs)
     assert OmegaConf.to_container(own) == plain(expected)
     assert load_model(folder / "model.h5").config == (folder / "config.yaml").read_text()
+
+
+def test_the_report_says_that_nothing_was_evaluated_yet(finished: Callable[[str], Run], outputs: Path) -> None:
+    _, folder, _ = finished("cd")
+    page = page_of(folder)
+    assert page.headings[0] == "RBM"
+    assert "not evaluated" in page.words
+    assert "ebm-evaluate" in page.words
+    assert len(page.references) >= 4
+    assert record_of(outputs, folder).tags["verdict"] == "not evaluated"
 
 
 def test_metrics_csv_has_a_row_per_epoch(run: Run) -> None:
@@ -221,6 +233,11 @@ def test_a_finished_run_is_evaluated_from_its_own_files(run: Run, outputs: Path,
     assert card[f"{name}_nats_per_image"]["validation"]["low"] == figures[f"{name}_low"]
     assert json.loads((tmp_path / "evaluation.json").read_text())["part"] == "validation"
     metrics = record_of(outputs, folder).metrics
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert record_of(outputs, folder).tags["verdict"] == verdict["name"] != "not evaluated"
+    page = page_of(folder)  # renewed
+    assert verdict["reason"] in page.words
+    assert len(page.references) >= 5 + 4  # diagnostics, and what training drew
     assert metrics["validation/independent_log_likelihood"] == pytest.approx(figures["independent_log_likelihood"])
 
 
@@ -261,6 +278,26 @@ def test_a_run_that_fails_is_marked_failed(outputs: Path, tmp_path: Path) -> Non
         trained("hopfield", outputs, tmp_path, "training.products=bfloat16")
     assert record_of(outputs, tmp_path).status == "FAILED"
     assert not (tmp_path / "model.h5").exists()
+
+
+def test_a_training_that_stops_because_it_diverges_has_its_verdict(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(module: BoltzmannTraining, batch: torch.Tensor, batch_index: int) -> None:
+        raise DivergedError("training diverged: lower optimizer.lr")
+
+    monkeypatch.setattr(BoltzmannTraining, "training_step", step)
+    with pytest.raises(UserError, match="training diverged"):
+        trained("rbm", outputs, tmp_path)
+    record = record_of(outputs, tmp_path)
+    assert (record.status, record.tags["verdict"]) == ("FAILED", "diverged")
+    assert "lower optimizer.lr" in record.tags["verdict.reason"]
+
+
+def test_a_training_that_ends_with_figures_that_are_not_finite_is_diverged(outputs: Path, tmp_path: Path) -> None:
+    trained("rbm", outputs, tmp_path, "optimizer.lr=1e38")
+    assert record_of(outputs, tmp_path).tags["verdict"] == "diverged"
+    assert "not finite" in page_of(tmp_path).words
 
 
 # ---------------------------------------------------------------------------------------------- a sweep
