@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from ebm_pipeline import plots, tracking
-from ebm_pipeline.configuration import build, build_data, check_keys, set_up_torch, tracking_uri
+from ebm_pipeline.configuration import build, build_data, check_keys, read_run_config, set_up_torch, tracking_uri
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
@@ -39,8 +39,7 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
         raise UserError(
             f"the run {record.run_id} has no model.h5 in {record.output_dir}: it did not finish, or its folder was moved"
         )
-    own = OmegaConf.load(record.output_dir / "config.yaml")
-    assert isinstance(own, DictConfig)
+    own = read_run_config(record.output_dir)
     saved = load_model(record.output_dir / "model.h5")
     data = build_data(own)
     images = data.images(config.part)
