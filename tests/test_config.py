@@ -56,7 +56,7 @@ def test_every_group_is_tested_here() -> None:
         "card", "data", "data/transform", "evaluation", "experiment", "initialization", "model", "objective", "optimizer",
         "sampler", "scheduler", "trainer",
     } == GROUPS  # fmt: skip
-    assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "compare", "data"}
+    assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "compare", "data", "sync"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -69,8 +69,8 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     (folder / "evaluation.json").write_text(
         json.dumps({"run": record.run_id, "part": config.part, **figures}, indent=1)
     )
-    uri = json.loads((record.output_dir / tracking.RUN_FILE).read_text())["tracking_uri"]
-    tracker = Tracker(uri, record.run_id, "")
+    uri = tracking.read_run_file(record.output_dir)["tracking_uri"]
+    tracker = Tracker(uri, record.run_id, "", record.output_dir)
     tracker.log_metrics({name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}, 0)
     tracker.log_text("\n".join(lines), f"evaluation_{config.part}.txt")
     if diagnosis is not None:

@@ -49,7 +49,7 @@ def finish_sweep(failed: bool) -> None:
         return
     uri = json.loads((Path(folder) / tracking.RUN_FILE).read_text())["tracking_uri"]
     record = tracking.find_run(uri, folder)
-    tracker = Tracker(uri, run_id, "")
+    tracker = Tracker(uri, run_id, "", Path(folder))
     runs = tracking.children(uri, record.run_id)
     finished = [run for run in runs if run.status == "FINISHED"]
     for run in runs:
