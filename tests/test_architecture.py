@@ -12,16 +12,16 @@ import ebm_pipeline
 PACKAGE = Path(ebm_pipeline.__file__).parent
 # Names of one rank do not know each other. A package (a folder) is one name.
 RANKS = [
-    ("errors", "numerics", "journal"),
+    ("errors", "numerics", "journal", "provenance"),
     ("layers", "data", "plots", "tracking"),
-    ("machine",),
+    ("machine", "system_metrics"),
     ("initialization", "inference"),
     ("samplers",),
     ("objectives",),
     ("evaluation",),
     ("training",),
     ("storage", "configuration"),
-    ("comparison", "assessment"),
+    ("comparison", "assessment", "serving"),
     ("pipeline", "sweeps"),
     ("cli",),
 ]
@@ -84,21 +84,21 @@ def test_data_plots_and_tracking_know_no_models(path: Path) -> None:
     assert own_imports(path) <= {"errors", "journal"}
 
 
-def test_only_tracking_imports_mlflow() -> None:
+def test_only_tracking_and_serving_import_mlflow() -> None:
     users = {label(path) for path in MODULES if any(name.split(".")[0] == "mlflow" for name in imports(path))}
-    assert users == {"tracking.py"}
+    assert users == {"tracking.py", "system_metrics.py", "serving.py"}
 
 
 def test_only_pipelines_and_callbacks_use_tracking() -> None:
     users = {label(path) for path in MODULES if "tracking" in own_imports(path)}
     assert users <= {
-        "configuration.py", "comparison.py", "pipeline.py", "sweeps.py", "assessment.py", "cli.py",
+        "configuration.py", "comparison.py", "pipeline.py", "sweeps.py", "assessment.py", "cli.py", "system_metrics.py",
         "training/callbacks.py",
     }  # fmt: skip
 
 
 def test_the_core_does_not_know_lightning_hydra_or_matplotlib() -> None:
-    core = {name for names in RANKS[: RANK["training"]] for name in names} - set(SHAPES_ONLY)
+    core = {name for names in RANKS[: RANK["training"]] for name in names} - {*SHAPES_ONLY, "system_metrics"}
     outside = {"pytorch_lightning", "hydra", "omegaconf", "matplotlib", "mlflow", "h5py"}
     for path in MODULES:
         if part(path) in core:

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -162,6 +163,10 @@ class Tracker:
         source, shapes = json.dumps({"uri": path}), json.dumps(dict(profile))
         self._write("dataset", name=name, digest=digest, source_type="local", source=source, profile=shapes)
 
+    def register(self, artifact: str, name: str) -> None:
+        """Register an MLflow model of this run under `name`, or `name@alias`."""
+        self._write("register", artifact=artifact, name=name)
+
     def finish(self, status: str) -> None:
         """FINISHED, FAILED or KILLED."""
         self._next_attempt = 0.0
@@ -261,8 +266,25 @@ class Tracker:
             case "dataset":
                 fields = {key: value for key, value in call.items() if key != "call"}
                 client.log_inputs(run_id, datasets=[DatasetInput(Dataset(**fields))])
+            case "register":
+                self._register(call["artifact"], *call["name"].split("@"))
             case "end":
                 client.set_terminated(run_id, call["status"], call["time"])
+
+    def _register(self, artifact: str, name: str, alias: str | None = None) -> None:
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        versions = self.client.search_model_versions(f"name = '{name}' and run_id = '{self.run_id}'")
+        made = (
+            versions[0]
+            if versions
+            else self.client.create_model_version(name, f"runs:/{self.run_id}/{artifact}", self.run_id)
+        )
+        if alias:
+            self.client.set_registered_model_alias(name, alias, made.version)
 
     def __enter__(self) -> Self:
         return self
@@ -274,6 +296,15 @@ class Tracker:
             self.finish("FINISHED")
         else:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+
+
+def check_registration(name: str) -> None:
+    """Raise unless MLflow would take `name`, or `name@alias`, for a registered model."""
+    model, *alias = name.split("@", 1)
+    if not all(re.fullmatch(r"[\w-][\w. -]*", part) for part in (model, *alias)) or alias == ["latest"]:
+        raise UserError(
+            f"tracking.register_as is a model's name or name@alias, of letters, digits and _ - . only; got {name!r}"
+        )
 
 
 def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
