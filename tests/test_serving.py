@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -146,6 +147,7 @@ def test_it_is_served(run: Run, served: PyFuncModel) -> None:
             sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(run[0] / "mlflow_model"), "--env-manager",
             "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         ],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},  # it calls uvicorn
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
