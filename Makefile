@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 OUTPUTS := $(or $(EBM_OUTPUT_DIR),outputs)
 STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///$(abspath $(OUTPUTS))/mlflow.db)
 PORT ?= 5000
+SERVE_PORT ?= 5001
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow lint format train sweep ui bench clean
+.PHONY: help setup reproduce test test-slow lint format train sweep ui serve bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -30,7 +31,7 @@ reproduce: setup ## the study, four models and their comparison, on data that co
 test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that need it)
 	$(BIN)/python -m pytest $(ARGS)
 
-test-slow: setup ## the full matrix of kills (some minutes)
+test-slow: setup ## the tests too long for `make test`: every moment of a kill, a real server that goes down, a model served
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: setup ## ruff and mypy
@@ -52,6 +53,11 @@ ui: setup ## MLflow's pages at http://127.0.0.1:5000 (another port: PORT=...)
 	@echo "http://127.0.0.1:$(PORT)  (up in about 20 seconds; Ctrl-C ends it)"
 	@PATH="$(abspath $(BIN)):$$PATH" MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 		$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri "$(STORE)"
+
+serve: setup ## a trained model at http://127.0.0.1:5001: make serve MODEL=outputs/runs/.../mlflow_model (or models:/name@alias)
+	@test -n "$(MODEL)" || { echo "which model? make serve MODEL=outputs/runs/.../mlflow_model, or MODEL=models:/name@alias"; exit 1; }
+	@PATH="$(abspath $(BIN)):$$PATH" MLFLOW_TRACKING_URI="$(STORE)" $(BIN)/mlflow models serve --model-uri "$(MODEL)" \
+		--env-manager local --host 127.0.0.1 --port $(SERVE_PORT) --workers 1
 
 bench: setup ## the figures of the README: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; about half an hour)
 	$(BIN)/python -m benchmarks $(ARGS)

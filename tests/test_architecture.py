@@ -12,10 +12,11 @@ import ebm_pipeline
 PACKAGE = Path(ebm_pipeline.__file__).parent
 # Names of one rank do not know each other. A package (a folder) is one name.
 RANKS = [
-    ("errors", "numerics", "interruption"),
+    ("errors", "numerics", "interruption", "provenance"),
     ("files",),
+    ("journal",),
     ("layers", "data", "plots", "tracking"),
-    ("machine",),
+    ("machine", "system_metrics"),
     ("initialization", "inference"),
     ("samplers",),
     ("objectives",),
@@ -23,12 +24,12 @@ RANKS = [
     ("training",),
     ("storage", "configuration", "report"),
     ("tasks",),
-    ("comparison", "assessment", "resuming"),
+    ("comparison", "assessment", "resuming", "serving"),
     ("pipeline", "sweeps", "answering"),
     ("cli",),
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-SHAPES_ONLY = ("data", "plots", "tracking")  # know errors and files alone: plain arrays and shapes go in and out
+SHAPES_ONLY = ("data", "plots", "tracking")  # know files and the journal alone: plain arrays and shapes go in and out
 # Within training: what the module is made of, the module, what is built on it.
 TRAINING_RANKS = [
     ("arrangement", "blocks", "centring", "precision", "penalties", "schedules", "pictures", "checkpoints"),
@@ -82,25 +83,25 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part(path) in SHAPES_ONLY], ids=label)
-def test_data_plots_and_tracking_know_errors_and_files_alone(path: Path) -> None:
-    assert own_imports(path) <= {"errors", "files"}
+def test_data_plots_and_tracking_know_no_models(path: Path) -> None:
+    assert own_imports(path) <= {"errors", "files", "journal"}
 
 
-def test_only_tracking_imports_mlflow() -> None:
+def test_only_tracking_and_serving_import_mlflow() -> None:
     users = {label(path) for path in MODULES if any(name.split(".")[0] == "mlflow" for name in imports(path))}
-    assert users == {"tracking.py"}
+    assert users == {"tracking.py", "system_metrics.py", "serving.py"}
 
 
 def test_only_pipelines_and_callbacks_use_tracking() -> None:
     users = {label(path) for path in MODULES if "tracking" in own_imports(path)}
     assert users <= {
         "configuration.py", "comparison.py", "pipeline.py", "sweeps.py", "assessment.py", "answering.py",
-        "cli.py", "resuming.py", "training/callbacks.py",
+        "cli.py", "resuming.py", "system_metrics.py", "training/callbacks.py",
     }  # fmt: skip
 
 
 def test_the_core_does_not_know_lightning_hydra_or_matplotlib() -> None:
-    core = {name for names in RANKS[: RANK["training"]] for name in names} - set(SHAPES_ONLY)
+    core = {name for names in RANKS[: RANK["training"]] for name in names} - {*SHAPES_ONLY, "system_metrics"}
     outside = {"pytorch_lightning", "hydra", "omegaconf", "matplotlib", "mlflow", "h5py"}
     for path in MODULES:
         if part(path) in core:

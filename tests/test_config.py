@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ebm_pipeline import pipeline
 from ebm_pipeline.cli import config_folder
-from ebm_pipeline.configuration import build, build_data, plain
+from ebm_pipeline.configuration import build, build_data, plain, read_run_config
 from ebm_pipeline.data.sources import Idx
 from ebm_pipeline.data.transforms import Transform
 from ebm_pipeline.errors import UserError
@@ -59,7 +59,7 @@ def test_every_group_is_tested_here() -> None:
         "card", "data", "data/transform", "diagnostics", "evaluation", "experiment", "initialization", "model", "objective",
         "optimizer", "sampler", "scheduler", "task", "trainer", "verdict",
     } == GROUPS  # fmt: skip
-    assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "sample", "compare", "data"}
+    assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "sample", "compare", "data", "sync"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -373,3 +373,40 @@ def test_mistakes_with_a_choice_are_one_message(
 ) -> None:
     with pytest.raises(UserError, match=message):
         pipeline.train(composed(*TINY, *overrides, output_root=outputs), tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- a finished run's own file
+
+
+@pytest.mark.parametrize("model", ["rbm_l1", "dbm"])
+def test_a_runs_own_configuration_is_read_as_it_was(model: str, tmp_path: Path) -> None:
+    config = composed(*TINY, f"model={model}", "evaluation=full")
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    assert read_run_config(tmp_path) == plain(config)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system", "builtins.exec", "subprocess.Popen", "ebm_pipeline.pipeline.os.system", "torch.load",
+        "torch.optim.optimizer.torch.load", "torch.optimizer.Nothing", "ebm_pipeline.nothing", ["os.system"], 1,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["data", "model.layers.hidden", "unread"])
+def test_a_runs_own_configuration_cannot_call_what_it_likes(target: Any, place: str, tmp_path: Path) -> None:
+    config = OmegaConf.create(plain(composed(*TINY)))
+    OmegaConf.update(
+        config, place, {"deep": [{"_target_": target, "_args_": [f"touch {tmp_path / 'called'}"]}]}, force_add=True
+    )
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="as _target_: only functions and classes of ebm_pipeline"):
+        read_run_config(tmp_path)
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("text", [None, "", "[1, 2]", "a: [", "a: ${nothing}", "a: ???", "\x00"])
+def test_a_damaged_configuration_of_a_run_is_one_message(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config.yaml (cannot be read|is no configuration of a run)"):
+        read_run_config(tmp_path)

@@ -331,3 +331,43 @@ def test_a_sweep_that_cannot_start_is_one_message(outputs: Path, tmp_path: Path)
     assert ended.code == 1
     assert ended.err.count("does not answer") == 1
     assert "Traceback" not in ended.err
+
+
+# ---------------------------------------------------------------------------------------------- what the store has
+
+
+def test_the_store_says_what_the_run_was_made_with(finished: Callable[[str], Run], outputs: Path) -> None:
+    record = record_of(outputs, finished("rbm")[1])
+    assert {"hardware.cpu", "hardware.cores", "version.torch", "model", "data"} <= set(record.tags)
+    assert record.params["seed"] == "137"
+    assert 0 < record.metrics["system/system_memory_usage_percentage"] <= 100
+    files = {
+        entry.path
+        for folder in (None, "checkpoints")
+        for entry in MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}").list_artifacts(record.run_id, folder)
+    }
+    assert files >= {
+        "config.yaml", "packages.txt", "model.h5", "pictures.h5", "images", "mlflow_model", "checkpoints/last.ckpt",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tracking.log_model=maybe", "log_model is true or false"),
+        ("tracking.system_metrics=1", "system_metrics is true or false"),
+        ("tracking.register_as=a/b", "register_as is a model's name"),
+        ("tracking.register_as=name@", "register_as is a model's name"),
+        ("tracking.register_as=a@b@c", "register_as is a model's name"),
+    ],
+)
+def test_wrong_tracking_is_told_before_the_training(override: str, message: str, outputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        trained("rbm", outputs, tmp_path / "run", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_system_metrics_and_model_there_are_none(outputs: Path, tmp_path: Path) -> None:
+    trained("rbm", outputs, tmp_path, "tracking.system_metrics=false", "tracking.log_model=false")
+    assert not [name for name in record_of(outputs, tmp_path).metrics if name.startswith("system/")]
+    assert not (tmp_path / "mlflow_model").exists()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from servers import Server, free_port
 
 from ebm_pipeline import tracking
 from ebm_pipeline.errors import UserError
@@ -108,3 +115,118 @@ def test_processes_that_open_a_fresh_store_together_do_not_crash(tmp_path: Path)
     answers = {worker.communicate(timeout=120)[0].strip() for worker in workers}
     assert [worker.returncode for worker in workers] == [0, 0, 0]
     assert len(answers) == 1
+
+
+# ---------------------------------------------------------------------------------------------- a store that goes down
+
+
+def test_a_store_that_is_down_keeps_the_calls_of_a_run_and_none_without_a_folder(tmp_path: Path) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match="does not answer"):
+        Tracker(uri, "0" * 32, "1").log_metrics({"a": 1.0}, 0)
+    tracker = Tracker(uri, "0" * 32, "1", tmp_path)
+    tracker.log_metrics({"a": 1.0, "b": float("inf")}, 5)
+    tracker.log_image(np.full((4, 6, 3), 200, dtype=np.uint8), "weights", 5)
+    lines = [json.loads(line) for line in tracker.journal.path.read_text().splitlines()]  # type: ignore[union-attr]
+    assert [line["call"] for line in lines] == ["metrics", "image"]
+    assert [(name, value, step) for name, value, _, step in lines[0]["values"]] == [("a", 1.0, 5), ("b", np.inf, 5)]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / lines[1]["file"])), 200)
+
+
+def test_what_the_store_will_never_take_is_one_message(store: tuple[str, str], tmp_path: Path) -> None:
+    tracker = Tracker.start(*store, "refused", {tracking.OUTPUT_TAG: str(tmp_path)})
+    with pytest.raises(UserError, match="refuses"):
+        tracker.log_metrics({"not|allowed": 1.0}, 0)
+
+
+class Down:
+    """A client that fails at the calls whose numbers are given, after the store has or has not made them."""
+
+    def __init__(self, client: MlflowClient, failing: set[int], made: bool) -> None:
+        self.client, self.failing, self.made, self.count = client, failing, made, 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.client, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.count += 1
+            if self.count in self.failing and not self.made:
+                raise MlflowException("down")
+            answer = method(*arguments, **options)
+            if self.count in self.failing:
+                raise MlflowException("the answer was lost")
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_everything_arrives_once_whichever_call_fails(
+    store: tuple[str, str],
+    tmp_path: Path,
+    made: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One run per call that fails; the answer to a call that was made may be lost as well."""
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0)
+    (tmp_path / "file.txt").write_text("content")
+    for failing in range(1, 9):
+        folder = tmp_path / str(failing)
+        tracker = Tracker.start(*store, "run", {tracking.OUTPUT_TAG: str(folder)})
+        down = Down(tracker.client, {failing}, made)
+        tracker.client = down  # type: ignore[assignment]
+        caplog.clear()
+        with tracker:
+            tracker.log_parameters({"a": 1})
+            tracker.log_metrics({"error": 0.5}, 1)
+            tracker.log_image(np.zeros((4, 4, 3), dtype=np.uint8), "deep/weights", 1)
+            tracker.set_tags({"likelihood": "exact"})
+            tracker.log_file(tmp_path / "file.txt", "deep")
+            tracker.log_dataset("digits", "abc", "digits.h5", {"units": 64})
+            tracker.log_text("text", "text.txt")
+        assert next(record.levelname for record in caplog.records if "MLflow store" in record.message) == "WARNING"
+        if tracker.journal is not None and tracker.journal.pending:  # the call that ends the run failed
+            tracking.write_run_file(folder, tracker.run_id, store[0], "digest")
+            assert tracking.send_kept(tmp_path) == 1
+        client = down.client
+        run = client.get_run(tracker.run_id)
+        assert (run.data.params["a"], run.data.tags["likelihood"], run.info.status) == ("1", "exact", "FINISHED")
+        assert tracking.metric_history(store[0], tracker.run_id, "error") == ([1], [0.5])
+        assert len(client.list_artifacts(tracker.run_id, "images")) == 2
+        assert {entry.path for entry in client.list_artifacts(tracker.run_id)} >= {"deep", "text.txt"}
+        assert run.inputs is not None
+        assert len(run.inputs.dataset_inputs) == 1
+        assert not (folder / "unsent").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_dies_in_mid_run_has_everything_afterwards(number: int, tmp_path: Path) -> None:
+    """Killed, or stopped so that it takes connections but never answers; started again while the run goes on."""
+    folder = tmp_path / "run"
+    with Server(tmp_path) as server:
+        experiment = tracking.prepare_store(server.uri, tmp_path, "test")
+        tracker = Tracker.start(server.uri, experiment, "run", {tracking.OUTPUT_TAG: str(folder)})
+        stall = 0.0
+        with tracker:
+            for step in range(60):
+                if step == 20:
+                    server.send(number)
+                if step == 40:
+                    server.kill()
+                    server.start()
+                started_at = time.monotonic()
+                tracker.log_metrics({"error": 1 / (step + 1)}, step)
+                if step % 10 == 5:
+                    tracker.log_image(np.full((8, 8, 3), step, dtype=np.uint8), "weights", step)
+                if step < 40:
+                    stall += time.monotonic() - started_at
+        assert stall < 10
+        assert not (folder / "unsent").exists()
+    steps, values = tracking.metric_history(server.database, tracker.run_id, "error")
+    assert steps == list(range(60))
+    assert values == [1 / (step + 1) for step in range(60)]
+    assert tracking.find_run(server.database, tracker.run_id).status == "FINISHED"
+    files = list((tmp_path / "artifacts").rglob(f"{tracker.run_id}/artifacts/images/*.png"))
+    assert len(files) == 6

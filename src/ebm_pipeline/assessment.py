@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from ebm_pipeline import plots, tracking
-from ebm_pipeline.configuration import build, build_data, check_keys, set_up_torch, tracking_uri
+from ebm_pipeline.configuration import build, build_data, check_keys, read_run_config, set_up_torch, tracking_uri
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
@@ -155,8 +155,7 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     settings = Settings.of(config)
     record = tracking.find_model(tracking_uri(config), reference)
     assert record.output_dir is not None
-    own = OmegaConf.load(record.output_dir / "config.yaml")
-    assert isinstance(own, DictConfig)
+    own = read_run_config(record.output_dir)
     saved = load_model(record.output_dir / "model.h5")
     data = build_data(own)
     images = data.images(config.part)
@@ -175,8 +174,8 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     (folder / "evaluation.json").write_text(
         json.dumps({"run": record.run_id, "part": config.part, **figures}, indent=1)
     )
-    uri = json.loads((record.output_dir / tracking.RUN_FILE).read_text())["tracking_uri"]
-    tracker = Tracker(uri, record.run_id, "")
+    uri = tracking.run_of(record.output_dir)["tracking_uri"]
+    tracker = Tracker(uri, record.run_id, "", record.output_dir)
     tracker.log_metrics({name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}, 0)
     tracker.log_text("\n".join(lines), f"evaluation_{config.part}.txt")
     record_assessment(found, record.name, data.image_shape, folder, tracker)

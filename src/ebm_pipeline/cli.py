@@ -1,4 +1,4 @@
-"""Entry points: ebm-train, ebm-evaluate, ebm-sample, ebm-compare, ebm-data. A user's mistake ends in one message, exit code 1."""
+"""Entry points: ebm-train, -evaluate, -sample, -compare, -data, -sync. A user's mistake ends in one message, exit code 1."""
 
 from __future__ import annotations
 
@@ -72,6 +72,16 @@ def _data(config: DictConfig) -> None:
     print(describe(path))
 
 
+def _sync(config: DictConfig) -> None:
+    from ebm_pipeline import tracking
+
+    folder = Path(config.run or config.output_root)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give the folder of a run or of a sweep, run=FOLDER")
+    count = tracking.send_kept(folder.absolute())
+    print(f"sent {count} calls" if count else f"nothing to send under {folder}")
+
+
 def _run(
     task: Callable[[DictConfig], object], config_name: str, finish: Callable[[str], None] = lambda status: None
 ) -> None:
@@ -139,3 +149,8 @@ def compare() -> None:
 def data() -> None:
     """ebm-data: prepare and describe a data set."""
     _run(_data, "data")
+
+
+def sync() -> None:
+    """ebm-sync: send what runs could not send while the MLflow store was down."""
+    _run(_sync, "sync")

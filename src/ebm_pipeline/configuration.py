@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from ebm_pipeline import tracking
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.errors import UserError, check_whole
 from ebm_pipeline.numerics import choose_float32_products
+
+# What the `_target_` of a configuration that was read from a run's folder may name: a run may come from a stranger.
+TRUSTED = ("ebm_pipeline", "torch.optim", "pytorch_lightning")
 
 
 def build(config: Any, what: str) -> Any:
@@ -57,6 +62,57 @@ def plain(config: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def read_run_config(folder: Path) -> DictConfig:
+    """The config.yaml of a finished run, resolved.
+
+    Raises UserError if the file is missing or damaged, or if a `_target_` in it is none of TRUSTED: instantiating it would
+    run whatever the file says.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig) or not config:
+            raise UserError(f"{path} is no configuration of a run: take another copy, or train again")
+        config = OmegaConf.create(plain(config))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}): take another copy, or train again"
+        ) from error
+    for target in _targets(config):
+        if not _trusted(target):
+            raise UserError(
+                f"{path} names {target!r} as _target_: only functions and classes of {', '.join(TRUSTED)} are called from a "
+                "run's own configuration. If the run is yours, mend the line; if it is not, do not trust it"
+            )
+    return config
+
+
+def _targets(config: Any) -> Iterator[Any]:
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield config["_target_"]
+        for value in config.values():
+            yield from _targets(value)
+    elif isinstance(config, Sequence) and not isinstance(config, str):
+        for value in config:
+            yield from _targets(value)
+
+
+def _trusted(target: Any) -> bool:
+    """Whether the name and the module where the thing is defined are trusted: `ebm_pipeline.pipeline.os.system` is not."""
+    names = [target]
+    if _within(target):
+        try:
+            names.append(get_object(target).__module__)
+        except (AttributeError, ImportError, ValueError):
+            return False
+    return all(map(_within, names))
+
+
+def _within(name: Any) -> bool:
+    return isinstance(name, str) and any(name.startswith(f"{trusted}.") for trusted in TRUSTED)
 
 
 def tracking_uri(config: DictConfig) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,13 +24,16 @@ from ebm_pipeline.comparison import COMPARED, shown
 from ebm_pipeline.configuration import build, build_data, call, check_keys, open_experiment, plain, set_up_torch
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.data.hdf5 import new_file
-from ebm_pipeline.errors import DivergedError, check_number, check_whole
+from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.initialization import initialize
 from ebm_pipeline.machine import BoltzmannMachine
+from ebm_pipeline.provenance import code_version, hardware, packages
+from ebm_pipeline.serving import save_served
 from ebm_pipeline.storage import SavedModel, save_model
+from ebm_pipeline.system_metrics import SystemMetrics
 from ebm_pipeline.tracking import PARENT_VARIABLE, RunRecord, Tracker
 from ebm_pipeline.training.blocks import Blocks
 from ebm_pipeline.training.callbacks import EveryEpochs, Progress, Record
@@ -49,8 +53,9 @@ TRAIN_KEYS = {
     "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "diagnostics", "verdict", "resume",
 }  # fmt: skip
 TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
-TRACKING_KEYS = {"uri", "experiment", "run_name", "tags"}
+TRACKING_KEYS = {"uri", "experiment", "run_name", "tags", "system_metrics", "log_model", "register_as"}
 EXAMPLES = 32  # images shown of a data set
+SERVED_EXAMPLES = 2  # images that come with the MLflow model, as the example of its input
 MOST_SEED = 2**32 - 1  # what NumPy takes
 MOST_MONITORED = 3000  # images per part that the monitored figures are computed on
 
@@ -174,7 +179,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
 
 def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | None) -> dict[str, float]:
     check_keys(config.training, TRAINING_KEYS, "training.")
-    check_keys(config.tracking, TRACKING_KEYS, "tracking.")
+    check_tracking(config.tracking)
     check_whole("training.epochs", config.training.epochs, 1)
     check_whole("seed", config.seed, 0, MOST_SEED)
     set_up_torch(config.threads)
@@ -204,17 +209,20 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
             tracking.OUTPUT_TAG: str(folder.absolute()),
             "model": model.name,
             "data": data.name,
+            **code_version(Path(__file__).parent),
+            **hardware(),
             **resolved["tracking"]["tags"],
         }
         parent = os.environ.get(PARENT_VARIABLE)
         run = Tracker.start(uri, experiment_id, config.tracking.run_name, tags, parent)
         tracking.write_run_file(folder, run.run_id, uri, digest)
     else:
-        run = Tracker.resume(tracking.read_run_file(folder)["tracking_uri"], earlier.run_id)
+        run = Tracker.resume(tracking.run_of(folder)["tracking_uri"], earlier.run_id, folder)
         log.info(f"{earlier.name}: going on with the run {earlier.run_id} in {folder}")
-    with run as tracker:
+    with run as tracker, SystemMetrics(tracker) if config.tracking.system_metrics else nullcontext():
         tracker.log_parameters(resolved)
         tracker.log_text(text, "config.yaml")
+        tracker.log_text(packages(), "packages.txt")
         tracker.log_dataset(
             data.name, data.digest, str(data.path),
             {"train": len(data.training_rows), "validation": len(data.validation_rows), "units": data.units,
@@ -235,6 +243,10 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         saved = SavedModel(machine, data_mean, data.image_shape, text)
         save_model(folder / "model.h5", saved)
         tracker.log_file(folder / "model.h5")
+        for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+            tracker.log_file(path, "checkpoints")
+        if config.tracking.log_model:
+            log_model(work, monitored.validation[:SERVED_EXAMPLES])
         work.draw(machine, step, "final")
         curves = {name: {model.name: history} for name, history in record.history.items() if "seconds" not in name}
         work.show(plots.learning_curves(curves, f"{model.name}: learning curves"), "learning_curves", step, "final")
@@ -252,6 +264,27 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         log.info("\n".join(f"{model.name}: {line}" for line in str(found).splitlines()))
         report(model.name, last, record, folder)
     return last
+
+
+def check_tracking(tracking_config: DictConfig) -> None:
+    """Raise for what `tracking` gets wrong, before any work is done."""
+    check_keys(tracking_config, TRACKING_KEYS, "tracking.")
+    for name in ("system_metrics", "log_model"):
+        if not isinstance(tracking_config[name], bool):
+            raise UserError(f"tracking.{name} is true or false; got {tracking_config[name]!r}")
+    if tracking_config.register_as is not None:
+        tracking.check_registration(str(tracking_config.register_as))
+        if not tracking_config.log_model:
+            raise UserError("tracking.register_as needs the MLflow model: set tracking.log_model=true")
+
+
+def log_model(work: Training, example: Tensor) -> None:
+    """model.h5 as an MLflow model, in the run's folder and in the store, and registered if that is configured."""
+    folder = work.folder / "mlflow_model"
+    save_served(folder, work.folder / "model.h5", example, work.tracker.run_id)
+    work.tracker.log_file(folder, folder.name)
+    if work.config.tracking.register_as is not None:
+        work.tracker.register(folder.name, str(work.config.tracking.register_as))
 
 
 def monitored_images(data: DataSet, flips: float, seed: int) -> MonitoredImages:

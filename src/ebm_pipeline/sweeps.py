@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -67,7 +66,7 @@ def start_sweep(config: DictConfig) -> None:
             "folder without resume=auto"
         )
     if known:
-        tracker = Tracker.resume(known["tracking_uri"], known["run_id"])
+        tracker = Tracker.resume(known["tracking_uri"], known["run_id"], folder)
     else:
         uri, experiment_id = open_experiment(config)
         tracker = Tracker.start(uri, experiment_id, f"sweep {folder.name}", {tracking.OUTPUT_TAG: str(folder)})
@@ -86,9 +85,9 @@ def finish_sweep(status: str) -> None:
     folder = os.environ.pop(PARENT_VARIABLE + "_FOLDER", None)
     if run_id is None or folder is None:
         return
-    uri = json.loads((Path(folder) / tracking.RUN_FILE).read_text())["tracking_uri"]
+    uri = tracking.run_of(Path(folder))["tracking_uri"]
     record = tracking.find_run(uri, folder)
-    tracker = Tracker(uri, run_id, "")
+    tracker = Tracker(uri, run_id, "", Path(folder))
     runs = tracking.children(uri, record.run_id)
     if status == "KILLED":
         for run in runs:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that does not answer: seconds, not minutes
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-for _name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store"):
+for _name, _value in (("MAX_RETRIES", 1), ("TIMEOUT", 4), ("BACKOFF_FACTOR", 0), ("BACKOFF_JITTER", 0)):
+    # a server that does not answer costs seconds, not minutes: what it missed is sent again later
+    os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{_name}", str(_value))
+for _name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store", "mlflow.system_metrics"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 import numpy as np  # noqa: E402
@@ -25,9 +28,16 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag  #
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
+from PIL import Image  # noqa: E402
+from requests import RequestException  # noqa: E402
 
 from ebm_pipeline.errors import UserError  # noqa: E402
 from ebm_pipeline.files import write_text  # noqa: E402
+from ebm_pipeline.journal import FOLDER as JOURNAL_FOLDER  # noqa: E402
+from ebm_pipeline.journal import NAME as JOURNAL_NAME  # noqa: E402
+from ebm_pipeline.journal import Journal  # noqa: E402
+
+log = logging.getLogger(__name__)
 
 PARENT_VARIABLE = "EBM_PARENT_RUN"  # how the jobs of a sweep learn of their parent run
 RUN_FILE = "run.json"
@@ -43,6 +53,8 @@ BATCH = 100  # parameters or tags per call
 IMAGE_FILE = re.compile(
     r"images/(.+)[+%]step[+%](\d+)[+%]timestamp[+%].*\.png$"
 )  # as MLflow names the pictures of a series
+RETRY_SECONDS = 30  # between two attempts to reach a store that is down
+RESEND_SECONDS = 2  # of sending what was kept, at a time, while the work goes on
 
 
 @contextmanager
@@ -50,7 +62,7 @@ def answering(uri: str) -> Iterator[None]:
     """Turns the failures of a store into one message."""
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, RequestException) as error:
         raise UserError(
             f"the MLflow store {uri} does not answer as it should ({str(error).splitlines()[0]}): start the server, or set "
             "MLFLOW_TRACKING_URI or tracking.uri to a store that is there"
@@ -94,34 +106,45 @@ def _lock(uri: str) -> Iterator[None]:
 
 
 class Tracker:
-    """One MLflow run that is being written. As a context manager it ends the run as the work ended."""
+    """One MLflow run that is being written. As a context manager it ends the run as the work ended.
 
-    def __init__(self, uri: str, run_id: str, experiment_id: str) -> None:
+    A store that goes down does not stop the work: what it does not take is kept in the run's folder, tried again after
+    RETRY_SECONDS and at the end, in order, and by `ebm-sync`. Without a folder a store that is down raises UserError.
+    """
+
+    def __init__(self, uri: str, run_id: str, experiment_id: str, folder: Path | None = None) -> None:
         self.client = MlflowClient(uri)
         self.uri = uri
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.logged: set[tuple[str, int]] = set()  # (name, step) of figures and pictures from before an interruption
+        self.journal = None if folder is None else Journal(folder)
+        self._lock = threading.RLock()  # system metrics are written from a thread of their own
+        self._next_attempt = 0.0
+        self._told = False
 
     @classmethod
     def start(
         cls, uri: str, experiment_id: str, name: str, tags: Mapping[str, str], parent_run_id: str | None = None
     ) -> Tracker:
-        """Begin a run, as a child of `parent_run_id` if that is given."""
+        """Begin a run, as a child of `parent_run_id` if that is given; its folder is the one that OUTPUT_TAG names."""
         nested = {PARENT_TAG: parent_run_id} if parent_run_id else {}
         with answering(uri):
             own = {"mlflow.source.name": "ebm-train", "mlflow.source.type": "LOCAL"}
             run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags={**own, **tags, **nested})
-        return cls(uri, run.info.run_id, experiment_id)
+        folder = Path(tags[OUTPUT_TAG]) if OUTPUT_TAG in tags else None
+        return cls(uri, run.info.run_id, experiment_id, folder)
 
     @classmethod
-    def resume(cls, uri: str, run_id: str) -> Tracker:
+    def resume(cls, uri: str, run_id: str, folder: Path) -> Tracker:
         """Go on with a run; what it holds of a figure or a picture at a step is not logged there again."""
         with answering(uri):
             client = MlflowClient(uri)
             client.update_run(run_id, status="RUNNING")
             run = client.get_run(run_id)
-            tracker = cls(uri, run_id, run.info.experiment_id)
+            tracker = cls(uri, run_id, run.info.experiment_id, folder)
+            if tracker.send_kept():
+                run = client.get_run(run_id)
             for name in run.data.metrics:
                 tracker.logged |= {(name, metric.step) for metric in client.get_metric_history(run_id, name)}
             images = [IMAGE_FILE.match(entry.path) for entry in client.list_artifacts(run_id, "images")]
@@ -130,49 +153,161 @@ class Tracker:
 
     def log_parameters(self, config: Mapping[str, Any]) -> None:
         """The leaves of a plain, nested config as parameters; names are dotted."""
-        leaves = [Param(name, str(value)[:PARAMETER_LIMIT]) for name, value in flattened(config)]
+        leaves = [(name, str(value)[:PARAMETER_LIMIT]) for name, value in flattened(config)]
         for start in range(0, len(leaves), BATCH):
-            self.client.log_batch(self.run_id, params=leaves[start : start + BATCH])
+            self._write("parameters", values=leaves[start : start + BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Figures after `step` updates, in one call."""
         now = int(time.time() * 1000)
-        new = {name: value for name, value in metrics.items() if (name, step) not in self.logged}
-        self.client.log_batch(
-            self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in new.items()]
-        )
+        new = [(name, float(value), now, step) for name, value in metrics.items() if (name, step) not in self.logged]
+        self._write("metrics", values=new)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        self._write("tags", values=[(name, str(value)) for name, value in tags.items()])
 
     def log_text(self, text: str, name: str) -> None:
-        self.client.log_text(self.run_id, text, name)
+        self._write("text", text=text, name=name)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(self.run_id, str(path), folder)
+        """A file, or a folder with all that is in it."""
+        self._write("file", file=str(path), folder=folder)
 
     def log_image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """One picture (height, width, 3) of a series with a step slider."""
         if (f"images/{key}", step) not in self.logged:
-            self.client.log_image(self.run_id, image, key=key, step=step)
+            self._write("image", image=image, key=key, step=step, time=int(time.time() * 1000))
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
-        self.client.log_table(self.run_id, {key: list(values) for key, values in columns.items()}, name)
+        self._write("table", columns={key: list(values) for key, values in columns.items()}, name=name)
 
     def log_dataset(self, name: str, digest: str, path: str, profile: Mapping[str, Any]) -> None:
         """The data set as an input of the run, with its digest and shapes."""
-        dataset = Dataset(
-            name=name,
-            digest=digest,
-            source_type="local",
-            source=json.dumps({"uri": path}),
-            profile=json.dumps(dict(profile)),
-        )
-        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset)])
+        source, shapes = json.dumps({"uri": path}), json.dumps(dict(profile))
+        self._write("dataset", name=name, digest=digest, source_type="local", source=source, profile=shapes)
+
+    def register(self, artifact: str, name: str) -> None:
+        """Register an MLflow model of this run under `name`, or `name@alias`."""
+        self._write("register", artifact=artifact, name=name)
 
     def finish(self, status: str) -> None:
         """FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.run_id, status)
+        self._next_attempt = 0.0
+        self._write("end", status=status, time=int(time.time() * 1000))
+        if self.journal is not None and self.journal.pending:
+            log.warning(
+                f"the MLflow store {self.uri} is still down. Nothing is lost: `ebm-sync run={self.journal.folder}` sends what "
+                "was kept, once it is back"
+            )
+
+    def send_kept(self, seconds: float = math.inf) -> int:
+        """Send what the store has not taken yet, in order; returns how many calls that were. Raises what the store raises."""
+        return 0 if self.journal is None else self.journal.send(self._send_again, seconds)
+
+    def _write(self, what: str, **values: Any) -> None:
+        """Make a call now, or keep it if the store is down or has not taken the calls before."""
+        call = {"call": what, **values}
+        if self.journal is None:
+            with answering(self.uri):
+                self._send(call)
+            return
+        with self._lock:
+            if not self.journal.pending or self._reached(RESEND_SECONDS if what != "end" else math.inf):
+                try:
+                    self._send(call)
+                    return
+                except (MlflowException, OSError) as error:
+                    self._is_down(error)
+            if "image" in call:
+                file = self.journal.new_file(".png")
+                Image.fromarray(call.pop("image")).save(file)
+                call["file"] = str(file)
+            self.journal.append(call)
+
+    def _reached(self, seconds: float) -> bool:
+        """Whether a store that was down is back and has taken all that was kept."""
+        assert self.journal is not None
+        if time.monotonic() < self._next_attempt:
+            return False
+        try:
+            self.send_kept(seconds)
+        except (MlflowException, OSError) as error:
+            self._is_down(error)
+        if self.journal.pending:
+            return False
+        if self._told:
+            log.info(f"the MLflow store {self.uri} is back and has all that was kept")
+            self._told = False
+        return True
+
+    def _is_down(self, error: Exception) -> None:
+        assert self.journal is not None
+        if isinstance(error, MlflowException) and error.get_http_status_code() == 400:  # it will never take this
+            raise UserError(f"the MLflow store {self.uri} refuses ({str(error).splitlines()[0]})") from error
+        if isinstance(error, FileNotFoundError):
+            raise error
+        self._next_attempt = time.monotonic() + RETRY_SECONDS
+        if not self._told:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            log.warning(
+                f"the MLflow store {self.uri} does not answer ({reason}). The work goes on; what it writes is kept in "
+                f"{self.journal.path.parent} and sent when the store is back"
+            )
+            self._told = True
+
+    def _send_again(self, call: dict[str, Any]) -> None:
+        """As `_send`, for a call that may have arrived before. MLflow itself ignores a metric or a data set sent twice."""
+        if call["call"] == "image":
+            stem = f"images/{call['key'].replace('/', '~')}+step+{call['step']}+timestamp+{call['time']}+"
+            files = [entry.path for entry in self.client.list_artifacts(self.run_id, "images")]
+            if any(
+                path.startswith(stem) and path.endswith(".webp") for path in files
+            ):  # the last that log_image writes
+                return
+        self._send(call)
+
+    def _send(self, call: dict[str, Any]) -> None:
+        client, run_id = self.client, self.run_id
+        match call["call"]:
+            case "parameters":
+                client.log_batch(run_id, params=[Param(*value) for value in call["values"]])
+            case "metrics":
+                client.log_batch(run_id, metrics=[Metric(*value) for value in call["values"]])
+            case "tags":
+                client.log_batch(run_id, tags=[RunTag(*value) for value in call["values"]])
+            case "text":
+                client.log_text(run_id, call["text"], call["name"])
+            case "file" if Path(call["file"]).is_dir():
+                client.log_artifacts(run_id, call["file"], call["folder"])
+            case "file":
+                client.log_artifact(run_id, call["file"], call["folder"])
+            case "image":
+                image = call["image"] if "image" in call else np.asarray(Image.open(call["file"]))
+                client.log_image(run_id, image, key=call["key"], step=call["step"], timestamp=call["time"])
+            case "table":
+                client.log_table(run_id, call["columns"], call["name"])
+            case "dataset":
+                fields = {key: value for key, value in call.items() if key != "call"}
+                client.log_inputs(run_id, datasets=[DatasetInput(Dataset(**fields))])
+            case "register":
+                self._register(call["artifact"], *call["name"].split("@"))
+            case "end":
+                client.set_terminated(run_id, call["status"], call["time"])
+
+    def _register(self, artifact: str, name: str, alias: str | None = None) -> None:
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        versions = self.client.search_model_versions(f"name = '{name}' and run_id = '{self.run_id}'")
+        made = (
+            versions[0]
+            if versions
+            else self.client.create_model_version(name, f"runs:/{self.run_id}/{artifact}", self.run_id)
+        )
+        if alias:
+            self.client.set_registered_model_alias(name, alias, made.version)
 
     def __enter__(self) -> Self:
         return self
@@ -184,6 +319,15 @@ class Tracker:
             self.finish("FINISHED")
         else:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+
+
+def check_registration(name: str) -> None:
+    """Raise unless MLflow would take `name`, or `name@alias`, for a registered model."""
+    model, *alias = name.split("@", 1)
+    if not all(re.fullmatch(r"[\w-][\w. -]*", part) for part in (model, *alias)) or alias == ["latest"]:
+        raise UserError(
+            f"tracking.register_as is a model's name or name@alias, of letters, digits and _ - . only; got {name!r}"
+        )
 
 
 def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -228,11 +372,31 @@ def read_run_file(folder: Path) -> dict[str, str]:
         return {}
 
 
+def send_kept(folder: Path) -> int:
+    """`ebm-sync`: send what runs in `folder`, at any depth, could not send; returns how many calls that were."""
+    count = 0
+    for journal in sorted(folder.rglob(f"{JOURNAL_FOLDER}/{JOURNAL_NAME}")):
+        run = journal.parents[1]
+        known = run_of(run)
+        with answering(known["tracking_uri"]):
+            count += Tracker(known["tracking_uri"], known["run_id"], "", run).send_kept()
+        log.info(f"{run}: sent to {known['tracking_uri']}")
+    return count
+
+
+def run_of(folder: Path) -> dict[str, str]:
+    """{"run_id": ..., "tracking_uri": ...} of a run's folder; raises UserError where that cannot be read."""
+    known = read_run_file(folder)
+    if not known.keys() >= {"run_id", "tracking_uri"}:
+        raise UserError(f"{folder / RUN_FILE} is missing or damaged: give the folder of a run")
+    return known
+
+
 def find_run(uri: str, reference: str) -> RunRecord:
     """A run by its folder, its id, or a beginning of its id (at least four characters) that no other run shares."""
     folder = Path(reference)
     if (folder / RUN_FILE).is_file():
-        known = json.loads((folder / RUN_FILE).read_text())
+        known = run_of(folder)
         uri, reference = known["tracking_uri"], known["run_id"]
     with answering(uri):
         client = MlflowClient(uri)

@@ -1,0 +1,102 @@
+"""A trained machine as an MLflow model: its folder holds model.h5 and names this module, which reads it; nothing is pickled.
+
+The input is images (images, pixels), as the training saw them after its transform. The parameter `task` says what comes back:
+
+    reconstruct   the final conditional means of the pass up and down (images, pixels)
+    score         free energy F(v) in nats (images, 1); for machines of more than two layers the variational free energy, from
+                  the mean-field bound: F up to the bound's gap. Without log Z, so it compares images and not models
+    sample        visible states (images, pixels) after `sweeps` block Gibbs sweeps that start at the images
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ebm_pipeline.errors import UserError, check_whole
+from ebm_pipeline.inference import MeanField, bound, up_and_down
+from ebm_pipeline.samplers import Gibbs, start_at_visible
+from ebm_pipeline.storage import SavedModel, load_model
+
+REQUIREMENTS = ("ebm_pipeline", "torch", "numpy", "h5py", "mlflow")
+PARAMETERS: dict[str, tuple[DataType, str | int]] = {
+    "task": (DataType.string, "reconstruct"),
+    "sweeps": (DataType.long, 1000),
+    "seed": (DataType.long, 0),
+}
+
+
+class ServedMachine:
+    """What MLflow calls `predict` on."""
+
+    def __init__(self, saved: SavedModel) -> None:
+        self.machine = saved.machine
+        settings = yaml.safe_load(saved.config)["mean_field"]
+        self.mean_field = MeanField(settings["tolerance"], settings["max_steps"])
+
+    def predict(self, images: Any, params: dict[str, Any] | None = None) -> NDArray[np.float32]:
+        """`images` (images, pixels), `params` task, sweeps, seed -> float32, as the module says; raises UserError."""
+        chosen = {name: default for name, (_, default) in PARAMETERS.items()} | (params or {})
+        visible = torch.from_numpy(np.array(images, dtype=np.float32))
+        units = self.machine.layers[0].units
+        if visible.dim() != 2 or visible.shape[1] != units:
+            raise UserError(f"expected images (images, {units}), one row each; got {tuple(visible.shape)}")
+        if not visible.isfinite().all():
+            raise UserError("expected finite pixels; got nan or inf")
+        task = chosen["task"]
+        with torch.inference_mode():
+            if task == "reconstruct":
+                answer = up_and_down(self.machine, visible)[0]
+            elif task == "score":
+                answer = self.free_energy(visible)[:, None]
+            elif task == "sample":
+                check_whole("sweeps", int(chosen["sweeps"]), 1)
+                generator = torch.Generator().manual_seed(int(chosen["seed"]))
+                chains = start_at_visible(self.machine, visible, generator)
+                answer = Gibbs(int(chosen["sweeps"])).step(self.machine, chains, generator)[0]
+            else:
+                raise UserError(f"task is one of reconstruct, score, sample; got {task!r}")
+        return answer.float().numpy()
+
+    def free_energy(self, visible: Tensor) -> Tensor:
+        """(images, pixels) -> (images,); variational for machines of more than two layers."""
+        if self.machine.depth == 2:
+            return self.machine.free_energy((visible, None))
+        hidden = (None,) * (self.machine.depth - 1)
+        return -bound(self.machine, self.mean_field(self.machine, (visible, *hidden)))
+
+
+def _load_pyfunc(path: str) -> ServedMachine:
+    """MLflow's entry point: `path` is the model.h5 in the model's folder."""
+    return ServedMachine(load_model(Path(path)))
+
+
+def save_served(folder: Path, model: Path, example: Tensor, run_id: str) -> None:
+    """Write the MLflow model of `model`, a model.h5, into `folder`, with `example` (images, pixels) as its input example."""
+    shutil.rmtree(folder, ignore_errors=True)
+    pixels = example.shape[1]
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float32), (-1, pixels))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
+        ParamSchema([ParamSpec(name, kind, default) for name, (kind, default) in PARAMETERS.items()]),
+    )
+    save_model(
+        folder,
+        loader_module=__name__,
+        data_path=str(model),
+        mlflow_model=Model(artifact_path=folder.name, run_id=run_id),
+        signature=signature,
+        input_example=example.numpy(),
+        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+    )
