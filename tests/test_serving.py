@@ -60,7 +60,8 @@ def run(request: pytest.FixtureRequest, outputs: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def served(run: Run) -> PyFuncModel:
-    return mlflow.pyfunc.load_model(str(run[0] / "mlflow_model"))
+    loaded: PyFuncModel = mlflow.pyfunc.load_model(str(run[0] / "mlflow_model"))
+    return loaded
 
 
 def test_it_reconstructs(run: Run, served: PyFuncModel) -> None:
@@ -82,7 +83,7 @@ def test_it_scores_with_the_free_energy_by_enumeration(run: Run, served: PyFuncM
         inputs = machine.inputs((visible, states.expand(3, -1, -1), *above), 2)
         lower = machine.energy((visible, states.expand(3, -1, -1), torch.zeros_like(inputs)))
         exact = -torch.logsumexp(-lower + machine.layers[2].log_partition(inputs), 1)
-    score = served.predict(IMAGES.numpy(), params={"task": "score"})
+    score = np.asarray(served.predict(IMAGES.numpy(), params={"task": "score"}))
     assert score.shape == (3, 1)
     gap = torch.from_numpy(score[:, 0]).double() - exact
     assert gap.abs().max() < 1e-4 if machine.depth == 2 else (gap.min() > -1e-4 and gap.max() < 1)
@@ -123,7 +124,7 @@ def test_the_store_has_it_with_signature_example_and_alias(run: Run, served: PyF
     assert {"mlflow_model/MLmodel", "mlflow_model/data", "mlflow_model/serving_input_example.json"} <= artifacts
     assert not [path for path in (folder / "mlflow_model").rglob("*") if path.suffix == ".pkl"]
     assert served.metadata.signature.inputs.inputs[0].shape == (-1, 16)
-    example = served.input_example
+    example = np.asarray(served.input_example)
     assert example.shape == (2, 16)
     mlflow.set_tracking_uri(uri)
     registered = mlflow.pyfunc.load_model(f"models:/{name}@best")
