@@ -41,7 +41,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """MLflow's functions that take no store make one in the current folder."""
     monkeypatch.chdir(tmp_path)
     yield
-    mlflow.set_tracking_uri(None)
+    mlflow.set_tracking_uri("")
 
 
 @pytest.fixture(scope="module", params=MODELS)

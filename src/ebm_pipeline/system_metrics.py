@@ -13,7 +13,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from ebm_pipeline.tracking import Tracker
 
 
-class SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]
+class SystemMetrics(SystemMetricsMonitor):
     """A thread that logs a sample at once, then one every 10 s (MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL)."""
 
     def __init__(self, tracker: Tracker) -> None:
