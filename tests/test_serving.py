@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
@@ -18,6 +17,7 @@ import requests
 import torch
 from commands import TINY, composed
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
 from mlflow.tracking import MlflowClient
 from servers import free_port
 
@@ -59,17 +59,18 @@ def run(request: pytest.FixtureRequest, outputs: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def served(run: Run) -> Any:
-    return mlflow.pyfunc.load_model(str(run[0] / "mlflow_model"))
+def served(run: Run) -> PyFuncModel:
+    loaded: PyFuncModel = mlflow.pyfunc.load_model(str(run[0] / "mlflow_model"))
+    return loaded
 
 
-def test_it_reconstructs(run: Run, served: Any) -> None:
+def test_it_reconstructs(run: Run, served: PyFuncModel) -> None:
     machine = load_model(run[0] / "model.h5").machine
     expected = up_and_down(machine, IMAGES)[0].numpy()
     np.testing.assert_allclose(served.predict(IMAGES.numpy()), expected, rtol=1e-5)
 
 
-def test_it_scores_with_the_free_energy_by_enumeration(run: Run, served: Any) -> None:
+def test_it_scores_with_the_free_energy_by_enumeration(run: Run, served: PyFuncModel) -> None:
     """Exact for the RBM; the variational free energy of the DBM lies above the exact one, by less than a nat here."""
     machine = load_model(run[0] / "model.h5").machine.map(torch.Tensor.double)
     hidden = [layer.units for layer in machine.layers[1:]]
@@ -82,13 +83,13 @@ def test_it_scores_with_the_free_energy_by_enumeration(run: Run, served: Any) ->
         inputs = machine.inputs((visible, states.expand(3, -1, -1), *above), 2)
         lower = machine.energy((visible, states.expand(3, -1, -1), torch.zeros_like(inputs)))
         exact = -torch.logsumexp(-lower + machine.layers[2].log_partition(inputs), 1)
-    score = served.predict(IMAGES.numpy(), params={"task": "score"})
+    score = np.asarray(served.predict(IMAGES.numpy(), params={"task": "score"}))
     assert score.shape == (3, 1)
     gap = torch.from_numpy(score[:, 0]).double() - exact
     assert gap.abs().max() < 1e-4 if machine.depth == 2 else (gap.min() > -1e-4 and gap.max() < 1)
 
 
-def test_it_samples(run: Run, served: Any) -> None:
+def test_it_samples(run: Run, served: PyFuncModel) -> None:
     machine = load_model(run[0] / "model.h5").machine
     params = {"task": "sample", "sweeps": 4, "seed": 9}
     generator = torch.Generator().manual_seed(9)
@@ -108,13 +109,13 @@ def test_it_samples(run: Run, served: Any) -> None:
     ],
 )
 def test_a_wrong_request_says_what_is_wrong(
-    served: Any, images: torch.Tensor, params: dict[str, object], message: str
+    served: PyFuncModel, images: torch.Tensor, params: dict[str, object], message: str
 ) -> None:
     with pytest.raises(Exception, match=message):
         served.predict(images.numpy(), params=params)
 
 
-def test_the_store_has_it_with_signature_example_and_alias(run: Run, served: Any) -> None:
+def test_the_store_has_it_with_signature_example_and_alias(run: Run, served: PyFuncModel) -> None:
     folder, run_id, uri = run
     client = MlflowClient(uri)
     name = f"bars.{folder.name}"
@@ -123,7 +124,7 @@ def test_the_store_has_it_with_signature_example_and_alias(run: Run, served: Any
     assert {"mlflow_model/MLmodel", "mlflow_model/data", "mlflow_model/serving_input_example.json"} <= artifacts
     assert not [path for path in (folder / "mlflow_model").rglob("*") if path.suffix == ".pkl"]
     assert served.metadata.signature.inputs.inputs[0].shape == (-1, 16)
-    example = served.input_example
+    example = np.asarray(served.input_example)
     assert example.shape == (2, 16)
     mlflow.set_tracking_uri(uri)
     registered = mlflow.pyfunc.load_model(f"models:/{name}@best")
@@ -140,7 +141,7 @@ def test_registering_again_makes_no_second_version(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_served(run: Run, served: Any) -> None:
+def test_it_is_served(run: Run, served: PyFuncModel) -> None:
     port = free_port()
     process = subprocess.Popen(
         [
