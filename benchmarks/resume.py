@@ -33,12 +33,12 @@ def resume(output: Path) -> None:
     for model, settings in SETTINGS.items():
         words = ["data=digits", f"seed={SEED}", *settings]
         base = output / model
-        done = command("ebm-train", *words, f"hydra.run.dir={base}/alone", output=base)
-        expected = left_by(base / "alone")
+        done = command("ebm-train", *words, f"hydra.run.dir={base}/alone/run", output=base)
+        expected = left_by(base / "alone" / "run")
         draws = random.Random(SEED)
         same, killed = 0, 0
         for index in range(KILLS):
-            folder = base / f"killed_{index}"
+            folder = base / f"killed_{index}" / "run"  # no neighbours: the one left alone has the same configuration
             killed += start_and_kill(words, folder, base, draws.uniform(0, done.seconds))
             run = tracking.read_run_file(folder)
             command("ebm-train", *words, f"hydra.run.dir={folder}", "resume=auto", output=base)
