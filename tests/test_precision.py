@@ -19,7 +19,6 @@ KINDS = [
     ("bernoulli", "learned_gaussian"),
     ("learned_gaussian", "learned_gaussian"),
 ]
-Coordinates = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def spread(machine: BoltzmannMachine, index: int, z: Tensor) -> Tensor:
@@ -64,7 +63,7 @@ def test_the_step_is_that_in_the_scaled_coordinates(
     means = (
         below * (machine.layers[0].bias + weights @ centres[1]), above * (machine.layers[1].bias + centres[0] @ weights)
     )  # fmt: skip
-    at: Coordinates = (scaled, *means, *logs)
+    at = (scaled, *means, *logs)
     keys = ["weights/0", "layers/0/bias", "layers/1/bias", *names]
     for key, value in zip(keys, natural(*at), strict=True):
         torch.testing.assert_close(value, tensors[key])

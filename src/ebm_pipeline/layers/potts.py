@@ -40,7 +40,7 @@ class Potts(Layer):
         return cls(bias=torch.zeros(positive_units(units)), categories=categories)
 
     def _by_site(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.categories))  # (..., sites, categories)
+        return x.reshape(*x.shape[:-1], -1, self.categories)  # (..., sites, categories)
 
     def _one_hot(self, choice: Tensor, dtype: torch.dtype) -> Tensor:
         return one_hot(choice, self.categories).flatten(-2).to(dtype)

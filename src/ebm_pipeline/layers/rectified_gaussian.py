@@ -63,7 +63,7 @@ class RectifiedGaussian(Layer):
         t = self._scaled(inputs)
         uniform = 1 - torch.rand(t.shape, generator=generator, dtype=t.dtype, device=t.device)  # in (0, 1]
         inner = t.clamp_min(TAIL)
-        drawn = (inner - torch.special.ndtri(uniform * torch.special.ndtr(inner))).clamp_min(0)
+        drawn: Tensor = (inner - torch.special.ndtri(uniform * torch.special.ndtr(inner))).clamp_min(0)
         tail = t < TAIL
         drawn[tail] = _tail_draws(t[tail], generator)
         return (self.variance.double().sqrt() * drawn).to(inputs.dtype)
