@@ -101,7 +101,7 @@ def test_the_folder_holds_what_a_run_leaves(run: Run) -> None:
     for name in ("model.h5", "config.yaml", "metrics.csv", "run.json", "pictures.h5", "checkpoints/last.ckpt"):
         assert (folder / name).stat().st_size > 0, name
     labels = {"data_examples", "learning_curves_final"}
-    keys = [*PICTURES, "weights_2"] if choice == "dbm" else PICTURES
+    keys = [*PICTURES, *{"dbm": ["weights_2"], "grbm": ["deviations"]}.get(choice, [])]
     labels |= {f"{key}_{label}" for key in keys for label in (["0001"] if drawn_on_the_way(choice) else []) + ["final"]}
     assert {path.stem for path in (folder / "pictures").glob("*.png")} == labels
     assert not list(folder.rglob("*partial*"))

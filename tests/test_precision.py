@@ -19,7 +19,6 @@ KINDS = [
     ("bernoulli", "learned_gaussian"),
     ("learned_gaussian", "learned_gaussian"),
 ]
-Coordinates = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def spread(machine: BoltzmannMachine, index: int, z: Tensor) -> Tensor:
@@ -61,10 +60,10 @@ def test_the_step_is_that_in_the_scaled_coordinates(
     below, above = spread(machine, 0, logs[0]), spread(machine, 1, logs[1])
     weights = machine.weights[0]
     scaled = weights * torch.outer(below, above)
-    lower, upper = (
+    means = (
         below * (machine.layers[0].bias + weights @ centres[1]), above * (machine.layers[1].bias + centres[0] @ weights)
     )  # fmt: skip
-    at: Coordinates = (scaled, lower, upper, logs[0], logs[1])
+    at = (scaled, *means, *logs)
     keys = ["weights/0", "layers/0/bias", "layers/1/bias", *names]
     for key, value in zip(keys, natural(*at), strict=True):
         torch.testing.assert_close(value, tensors[key])

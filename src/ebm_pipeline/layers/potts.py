@@ -40,8 +40,7 @@ class Potts(Layer):
         return cls(bias=torch.zeros(positive_units(units)), categories=categories)
 
     def _by_site(self, x: Tensor) -> Tensor:
-        by_site: Tensor = x.unflatten(-1, (-1, self.categories))  # (..., sites, categories)
-        return by_site
+        return x.reshape(*x.shape[:-1], -1, self.categories)  # (..., sites, categories)
 
     def _one_hot(self, choice: Tensor, dtype: torch.dtype) -> Tensor:
         return one_hot(choice, self.categories).flatten(-2).to(dtype)
