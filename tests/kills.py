@@ -90,7 +90,7 @@ def left_by(folder: Path, output_root: Path) -> dict[str, Any]:
     run = tracking.find_run(uri, str(folder))
     left["status"] = run.status
     left["params"] = run.params
-    for name in run.metrics:
+    for name in (name for name in run.metrics if not name.startswith("system/")):
         history = tracking.metric_history(uri, run.run_id, name)
         left[f"store/{name}"] = history[0] if "seconds" in name else history
     images = [entry.path.split("+")[:3] for entry in MlflowClient(uri).list_artifacts(run.run_id, "images")]

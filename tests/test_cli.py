@@ -207,7 +207,7 @@ def test_every_command_is_installed() -> None:
     scripts = {script.name: script.load() for script in entry_points(group="console_scripts") if "ebm" in script.name}
     assert scripts == {
         "ebm-train": cli.train, "ebm-evaluate": cli.evaluate, "ebm-sample": cli.sample, "ebm-compare": cli.compare,
-        "ebm-data": cli.data,
+        "ebm-data": cli.data, "ebm-sync": cli.sync,
     }  # fmt: skip
 
 

@@ -334,6 +334,12 @@ def test_pixels_that_are_never_on_keep_the_independent_likelihood_finite() -> No
 # ---------------------------------------------------------------------------------------------- monitored figures
 
 
+def spectrum(matrices: int) -> list[str]:
+    """Names of the figures of singular values."""
+    names = ("largest_singular_value", "singular_participation")
+    return [f"weights_{index + 1}_{name}" for index in range(matrices) for name in names]
+
+
 def monitored(images: Tensor) -> MonitoredImages:
     half = len(images) // 2
     return MonitoredImages(images[:half], images[half:], flip_pixels(images[:half], 0.3, seed=4))
@@ -369,7 +375,7 @@ def test_figures_of_an_rbm_are_their_definitions(offsets: float, generator: torc
     assert figures["free_energy_gap"] == pytest.approx(float(gap))
     assert set(figures) == {
         "reconstruction_error", "reconstruction_wrong_pixels", "denoising_error", "denoising_wrong_pixels",
-        "weight_norm", "weight_sparsity", "free_energy_gap", "pseudo_likelihood",
+        "weight_norm", "weight_sparsity", "free_energy_gap", "pseudo_likelihood", *spectrum(1),
     }  # fmt: skip
 
 
@@ -393,7 +399,7 @@ def test_a_gaussian_rbm_has_no_figures_of_binary_pixels(generator: torch.Generat
         mean = tensors["layers/0/variance"] * (hidden @ tensors["weights/0"].T + tensors["layers/0/bias"])
         assert figures["reconstruction_error"] == pytest.approx(rms(images.validation - mean))
         assert set(figures) == {
-            "reconstruction_error", "denoising_error", "weight_norm", "weight_sparsity", "free_energy_gap"
+            "reconstruction_error", "denoising_error", "weight_norm", "weight_sparsity", "free_energy_gap", *spectrum(1)
         }  # fmt: skip
 
 
@@ -477,7 +483,7 @@ def test_figures_of_a_mirrored_rbm(clamped: tuple[int, ...], generator: torch.Ge
         mean = torch.sigmoid(middle @ first.T + biases[0])
     found = monitor_clamped(machine, data)
     assert found["reconstruction_error"] == pytest.approx(rms(visible - mean))
-    assert set(found) == {"reconstruction_error", "weight_norm", "weight_sparsity"}
+    assert set(found) == {"reconstruction_error", "weight_norm", "weight_sparsity", *spectrum(2)}
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.15, 1.0])

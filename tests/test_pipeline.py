@@ -364,7 +364,7 @@ def test_the_store_says_what_the_run_was_made_with(finished: Callable[[str], Run
 def test_wrong_tracking_is_told_before_the_training(override: str, message: str, outputs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         trained("rbm", outputs, tmp_path / "run", override)
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
 
 
 def test_without_system_metrics_and_model_there_are_none(outputs: Path, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def blocks(machine: BoltzmannMachine) -> int:
     """How many blocks of states `exact_log_partition` goes through."""
     parity = enumerable_parity(machine)
     sites = None if parity is None else _sites(machine, parity)
-    count: int = math.prod([len(site) for site in sites or ()])
-    return math.ceil(count / 2**BLOCK_BITS)
+    states = math.prod(len(site) for site in sites or ())
+    return -(-states // (1 << BLOCK_BITS))
 
 
 def exact_log_partition(machine: BoltzmannMachine, progress: Callable[[int], None] = lambda done: None) -> float:
