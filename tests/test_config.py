@@ -26,7 +26,7 @@ from ebm_pipeline.evaluation.card import Likelihood
 from ebm_pipeline.initialization import initialize
 from ebm_pipeline.layers import LAYERS
 from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
-from ebm_pipeline.samplers import Gibbs
+from ebm_pipeline.samplers import Gibbs, ParallelTempering
 from ebm_pipeline.training import Model, Pictures
 
 CONF = Path(config_folder())
@@ -158,7 +158,7 @@ def test_every_objective_takes_sampler_and_mean_field(option: str) -> None:
 
 @pytest.mark.parametrize("option", options("sampler"))
 def test_every_sampler_instantiates(option: str) -> None:
-    assert isinstance(built("sampler", option), Gibbs)
+    assert isinstance(built("sampler", option, "sampler.steps=3"), (Gibbs, ParallelTempering))
 
 
 @pytest.mark.parametrize(
@@ -338,6 +338,9 @@ def test_a_mistake_is_one_message_and_no_traceback(
         (["model=rbm_l1", "model.penalties.0.strength=-1"], "strength"),
         (["model=rbm_l1", "model.penalties.0.parameters=[weights/5]"], "weights/5"),
         (["model=grbm", "model.layers.visible.variance=-1"], "variance"),
+        (["sampler=tempering", "sampler.replicas=1"], r"sampler\.replicas"),
+        (["sampler=tempering", "objective=cd"], "sampler=gibbs"),
+        (["objective.data_sweeps=0"], "data_sweeps"),
         (["model=dbm", "model.pretraining.epochs=0"], "epochs.*0"),
         (["model=dbm", "model.pretraining.joint_learning_rate=-1"], "joint_learning_rate"),
         (["data=hdf5", "data.path=/nowhere.h5"], "nowhere.h5"),

@@ -1,5 +1,7 @@
-"""Samplers: stateless configuration with `init` and `step`; chains are explicit states, one tensor per layer."""
+"""Samplers: stateless configuration with `start` and `step`; chains are explicit states, given and returned."""
 
+from ebm_pipeline.samplers.base import Sampler
 from ebm_pipeline.samplers.gibbs import Gibbs, start_at_mean, start_at_visible, visible_at_mean
+from ebm_pipeline.samplers.tempering import ParallelTempering
 
-__all__ = ["Gibbs", "start_at_mean", "start_at_visible", "visible_at_mean"]
+__all__ = ["Gibbs", "ParallelTempering", "Sampler", "start_at_mean", "start_at_visible", "visible_at_mean"]

@@ -95,8 +95,10 @@ class BoltzmannTraining(pl.LightningModule):
         self.chain_names: list[str] = []
         if recipe.objective.persistent:
             visible = visible_at_mean(machine, recipe.chains, visible_mean, self.generator)
-            chains = arrangement.start(arrangement.expand(machine), visible, self.generator)
-            self.chain_names = self._register("chain", [chain.to(self.product_type) for chain in chains])
+            expanded = arrangement.expand(machine)
+            states = [state.to(self.product_type) for state in arrangement.start(expanded, visible, self.generator)]
+            means = arrangement.clamp(expanded.depth, visible_mean)
+            self.chain_names = self._register("chain", recipe.objective.start(expanded, tuple(states), means))
 
     def _register(self, name: str, tensors: Sequence[Tensor]) -> list[str]:
         """Buffers name_0, name_1, ...: what a checkpoint holds beside the parameters."""
@@ -118,7 +120,7 @@ class BoltzmannTraining(pl.LightningModule):
 
     @property
     def chains(self) -> States | None:
-        """The persistent chains, one tensor (chains, units) per layer of the machine that is sampled."""
+        """What the sampler keeps: one tensor (chains, units) per layer of the machine that is sampled, and more if it has."""
         return tuple(getattr(self, name) for name in self.chain_names) or None
 
     # ---------------------------------------------------------------- training
