@@ -3,5 +3,6 @@
 from ebm_pipeline.objectives.cd import ContrastiveDivergence
 from ebm_pipeline.objectives.contrast import Contrastive, Learning, Objective
 from ebm_pipeline.objectives.pcd import PersistentContrastiveDivergence
+from ebm_pipeline.objectives.tap import Tap
 
-__all__ = ["Contrastive", "ContrastiveDivergence", "Learning", "Objective", "PersistentContrastiveDivergence"]
+__all__ = ["Contrastive", "ContrastiveDivergence", "Learning", "Objective", "PersistentContrastiveDivergence", "Tap"]
