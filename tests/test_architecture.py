@@ -29,7 +29,7 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 SHAPES_ONLY = ("data", "plots", "tracking")  # know errors alone: plain arrays and shapes go in and out
 # Within training: what the module is made of, the module, what is built on it.
 TRAINING_RANKS = [
-    ("arrangement", "centring", "penalties", "schedules", "pictures"),
+    ("arrangement", "centring", "constraints", "penalties", "schedules", "pictures"),
     ("module",),
     ("callbacks", "pretraining"),
     ("model",),

@@ -24,6 +24,7 @@ from ebm_pipeline.objectives import Objective
 from ebm_pipeline.samplers import visible_at_mean
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.centring import centre
+from ebm_pipeline.training.constraints import Constraint
 from ebm_pipeline.training.penalties import Penalty, check_names
 
 PRODUCT_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,6 +44,7 @@ class Recipe:
     centring: float | None = None  # rate of the offsets' running means; None trains without centring
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
+    constraints: Sequence[Constraint] = field(default_factory=tuple)  # applied after each step, in this order
     fixed: Sequence[str] = field(default_factory=tuple)  # names of parameters that training leaves alone
 
     def __post_init__(self) -> None:
@@ -75,6 +77,8 @@ class BoltzmannTraining(pl.LightningModule):
         check_names("model.fixed", recipe.fixed, machine)
         for penalty in recipe.penalties:
             check_names(f"the penalty {penalty.name}", penalty.parameters, machine)
+        for constraint in recipe.constraints:
+            check_names(f"the constraint {constraint.name}", constraint.parameters, machine)
         if self.product_type != torch.float32 and not all(layer.binary for layer in machine.layers):
             raise UserError(f"products={recipe.products} needs a model of binary units only: set products=float32")
 
@@ -164,6 +168,9 @@ class BoltzmannTraining(pl.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
+        for constraint in self.recipe.constraints:
+            for name in constraint.parameters:
+                constraint.apply(self.tensors[name].data, float(optimizer.param_groups[0]["lr"]))
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
             setattr(self, name, chain)
 

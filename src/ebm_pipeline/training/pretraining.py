@@ -73,7 +73,7 @@ def pretrain(
 
 
 def recipe_for(recipe: Recipe, index: int) -> Recipe:
-    """The DBM's recipe for its RBM `index`: penalties and fixed parameters under the RBM's own names, a seed of its own."""
+    """The DBM's recipe for its RBM `index`: penalties, constraints, fixed parameters by its own names, and a seed."""
     own = {f"weights/{index}": "weights/0"}
     own |= {f"layers/{index + offset}/bias": f"layers/{offset}/bias" for offset in (0, 1)}
 
@@ -83,6 +83,10 @@ def recipe_for(recipe: Recipe, index: int) -> Recipe:
     return replace(
         recipe,
         penalties=[renamed(penalty) for penalty in recipe.penalties],
+        constraints=[
+            replace(constraint, parameters=[own[name] for name in constraint.parameters if name in own])
+            for constraint in recipe.constraints
+        ],
         fixed=[own[name] for name in recipe.fixed if name in own],
         seed=recipe.seed + index + 1,
     )
