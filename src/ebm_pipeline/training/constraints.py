@@ -39,7 +39,7 @@ class ProximalL1(Constraint):
         check_number("strength of a penalty", self.strength)
 
     def apply(self, parameter: Tensor, learning_rate: float) -> None:
-        torch.nn.functional.softshrink(parameter, learning_rate * self.strength, out=parameter)
+        parameter.copy_(torch.nn.functional.softshrink(parameter, learning_rate * self.strength))
 
 
 class NonNegative(Constraint):
