@@ -83,7 +83,7 @@ def test_it_scores_with_the_free_energy_by_enumeration(run: Run, served: PyFuncM
         inputs = machine.inputs((visible, states.expand(3, -1, -1), *above), 2)
         lower = machine.energy((visible, states.expand(3, -1, -1), torch.zeros_like(inputs)))
         exact = -torch.logsumexp(-lower + machine.layers[2].log_partition(inputs), 1)
-    score: Any = np.asarray(served.predict(IMAGES.numpy(), params={"task": "score"}))
+    score: np.ndarray = np.asarray(served.predict(IMAGES.numpy(), params={"task": "score"}))
     assert score.shape == (3, 1)
     gap = torch.from_numpy(score[:, 0]).double() - exact
     assert gap.abs().max() < 1e-4 if machine.depth == 2 else (gap.min() > -1e-4 and gap.max() < 1)

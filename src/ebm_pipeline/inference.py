@@ -27,7 +27,7 @@ class Posterior:
     means: States
     inputs: tuple[Tensor | None, ...]
     steps: int
-    residual: float  # largest change of a mean in the last step; 0 where one update is exact
+    residual: float  # largest change of a mean in the last step; 0 where one update is exact or states are drawn
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,34 @@ class MeanField:
             residual = float(torch.stack(change).max())
             steps += 1
         return _posterior(machine, clamped, means, inputs, steps, residual)
+
+
+def sample_posterior(
+    machine: BoltzmannMachine, clamped: PartialStates, sweeps: int, generator: torch.Generator | None
+) -> Posterior:
+    """The other data phase: `sweeps` block Gibbs sweeps of the layers that are None in `clamped`, given the others.
+
+    They start from the pass upward. In the place of the means stand samples in the even layers and the conditional means
+    given those in the odd ones, so that products of neighbours are unbiased once the chains have mixed. Where one
+    update is exact (see MeanField) the means are exact and nothing is drawn.
+    """
+    free = [index for index, state in enumerate(clamped) if state is None]
+    fixed = {index: machine.inputs(clamped, index) for index in free}
+    if len({index % 2 for index in free}) == 1:
+        return _posterior(machine, clamped, {i: machine.layers[i].mean(fixed[i]) for i in free}, fixed, 1, 0.0)
+    states, inputs = _upward(machine, clamped, fixed), dict(fixed)
+
+    def listen(index: int) -> Tensor:
+        inputs[index] = fixed[index] + machine.inputs([states.get(i) for i in range(machine.depth)], index)
+        return inputs[index]
+
+    for _ in range(sweeps):
+        for parity in (ODD, EVEN):
+            for index in (i for i in free if i % 2 == parity):
+                states[index] = machine.layers[index].sample(listen(index), generator)
+    for index in (i for i in free if i % 2 == ODD):
+        states[index] = machine.layers[index].mean(listen(index))
+    return _posterior(machine, clamped, states, inputs, sweeps, 0.0)
 
 
 def _posterior(

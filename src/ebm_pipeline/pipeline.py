@@ -76,6 +76,7 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
         centring=config.training.centring,
         seed=config.seed,
         penalties=tuple(model.penalties),
+        constraints=tuple(model.constraints),
         fixed=tuple(model.fixed),
     )
     rehearse(recipe)

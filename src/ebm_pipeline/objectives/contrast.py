@@ -13,9 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ebm_pipeline.inference import Posterior
+from ebm_pipeline.errors import check_whole
+from ebm_pipeline.inference import MeanField, Posterior, sample_posterior
 from ebm_pipeline.layers import Layer
 from ebm_pipeline.machine import ODD, BoltzmannMachine, PartialStates, States
+from ebm_pipeline.samplers import Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +37,39 @@ class Objective(Protocol):
     def persistent(self) -> bool:
         """Whether chains are kept from one step to the next."""
 
+    def start(self, machine: BoltzmannMachine, states: States, means: PartialStates) -> States:
+        """Chains to keep, from states (chains, units); `means` are the data's, None for the layers to infer."""
+
     def __call__(
         self, machine: BoltzmannMachine, clamped: PartialStates, chains: States | None, generator: torch.Generator
     ) -> Learning:
         """The learning signal of one batch."""
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """What contrastive objectives share: sweeps of the chains, and the data phase of machines of more than two layers.
+
+    That is mean field, or with `data_sweeps` so many block Gibbs sweeps from the pass upward.
+    """
+
+    sampler: Sampler
+    mean_field: MeanField
+    data_sweeps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.data_sweeps is not None:
+            check_whole("objective.data_sweeps, if not null,", self.data_sweeps, 1)
+
+    def start(self, machine: BoltzmannMachine, states: States, means: PartialStates) -> States:
+        """The sampler's chains."""
+        return self.sampler.start(machine, states, means)
+
+    def infer(self, machine: BoltzmannMachine, clamped: PartialStates, generator: torch.Generator) -> Posterior:
+        """The layers that are None in `clamped`, given the others."""
+        if self.data_sweeps is None:
+            return self.mean_field(machine, clamped)
+        return sample_posterior(machine, clamped, self.data_sweeps, generator)
 
 
 def odd_layers_are_free(clamped: PartialStates) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm_pipeline.errors import check_whole
-from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, States
+from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, PartialStates, States
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,22 @@ class Gibbs:
             if finish or step < self.steps - 1:
                 states = machine.sample(states, ODD, generator, clamped)
         return states
+
+    def start(self, machine: BoltzmannMachine, states: States, means: PartialStates) -> States:
+        """The states themselves."""
+        return states
+
+    def samples(self, machine: BoltzmannMachine, chains: States) -> States:
+        """The chains themselves."""
+        return chains
+
+    def complete(self, chains: States, samples: States) -> States:
+        """The samples: their odd layers are what the step left to draw."""
+        return samples
+
+    def info(self, machine: BoltzmannMachine, chains: States) -> dict[str, float]:
+        """Nothing to tell."""
+        return {}
 
 
 def start_at_visible(machine: BoltzmannMachine, visible: Tensor, generator: torch.Generator | None) -> States:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ebm_pipeline.layers import Layer
+from ebm_pipeline.training.constraints import Constraint
 from ebm_pipeline.training.penalties import Penalty
 from ebm_pipeline.training.pretraining import Pretraining
 
@@ -19,3 +20,4 @@ class Model:
     penalties: Sequence[Penalty]
     fixed: Sequence[str]
     pretraining: Pretraining | None
+    constraints: Sequence[Constraint] = ()

@@ -25,6 +25,7 @@ from ebm_pipeline.objectives import Objective
 from ebm_pipeline.samplers import visible_at_mean
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.centring import centre
+from ebm_pipeline.training.constraints import Constraint
 from ebm_pipeline.training.penalties import Penalty, check_names
 from ebm_pipeline.training.precision import precision_scaled
 
@@ -45,6 +46,7 @@ class Recipe:
     centring: float | None = None  # rate of the offsets' running means; None trains without centring
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
+    constraints: Sequence[Constraint] = field(default_factory=tuple)  # applied after each step, in this order
     fixed: Sequence[str] = field(default_factory=tuple)  # names of parameters that training leaves alone
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class BoltzmannTraining(pl.LightningModule):
         check_names("model.fixed", recipe.fixed, machine)
         for penalty in recipe.penalties:
             check_names(f"the penalty {penalty.name}", penalty.parameters, machine)
+        for constraint in recipe.constraints:
+            check_names(f"the constraint {constraint.name}", constraint.parameters, machine)
         if self.product_type != torch.float32 and not all(layer.binary for layer in machine.layers):
             raise UserError(f"products={recipe.products} needs a model of binary units only: set products=float32")
 
@@ -107,8 +111,10 @@ class BoltzmannTraining(pl.LightningModule):
         self.chain_names: list[str] = []
         if recipe.objective.persistent:
             visible = visible_at_mean(machine, recipe.chains, visible_mean, self.generator)
-            chains = arrangement.start(arrangement.expand(machine), visible, self.generator)
-            self.chain_names = self._register("chain", [chain.to(self.product_type) for chain in chains])
+            expanded = arrangement.expand(machine)
+            states = [state.to(self.product_type) for state in arrangement.start(expanded, visible, self.generator)]
+            means = arrangement.clamp(expanded.depth, visible_mean)
+            self.chain_names = self._register("chain", recipe.objective.start(expanded, tuple(states), means))
 
     def _register(self, name: str, tensors: Sequence[Tensor]) -> list[str]:
         """Buffers name_0, name_1, ...: what a checkpoint holds beside the parameters."""
@@ -130,7 +136,7 @@ class BoltzmannTraining(pl.LightningModule):
 
     @property
     def chains(self) -> States | None:
-        """The persistent chains, one tensor (chains, units) per layer of the machine that is sampled."""
+        """What the sampler keeps: one tensor (chains, units) per layer of the machine that is sampled, and more if it has."""
         return tuple(getattr(self, name) for name in self.chain_names) or None
 
     # ---------------------------------------------------------------- training
@@ -184,6 +190,9 @@ class BoltzmannTraining(pl.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
+        for constraint in self.recipe.constraints:
+            for name in constraint.parameters:
+                constraint.apply(self.named[name].data, float(optimizer.param_groups[0]["lr"]))
         for name in self.variance_names:
             self.named[name].clamp_(min=self.named[f"{name}_floor"])
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):

@@ -73,7 +73,7 @@ def pretrain(
 
 
 def recipe_for(recipe: Recipe, index: int) -> Recipe:
-    """The DBM's recipe for its RBM `index`: penalties and fixed parameters under the RBM's own names, a seed of its own."""
+    """The DBM's recipe for its RBM `index`: penalties, constraints, fixed parameters by its own names, and a seed."""
     own = {f"weights/{index}": "weights/0"} | {f"layers/{index + offset}": f"layers/{offset}" for offset in (0, 1)}
 
     def renamed_names(names: Sequence[str]) -> list[str]:
@@ -86,6 +86,9 @@ def recipe_for(recipe: Recipe, index: int) -> Recipe:
     return replace(
         recipe,
         penalties=[renamed(penalty) for penalty in recipe.penalties],
+        constraints=[
+            replace(constraint, parameters=renamed_names(constraint.parameters)) for constraint in recipe.constraints
+        ],
         fixed=renamed_names(recipe.fixed),
         seed=recipe.seed + index + 1,
     )
