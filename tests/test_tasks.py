@@ -17,7 +17,7 @@ from ebm_pipeline.errors import UserError
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.pipeline import train
 from ebm_pipeline.samplers import anneal, inpaint, start_at_mean
-from ebm_pipeline.storage import SavedModel
+from ebm_pipeline.storage import SavedModel, save_model
 from ebm_pipeline.tasks import MASKS, Denoising, Fantasies, Features, Inpainting, hidden_pixels
 
 
@@ -142,3 +142,14 @@ def test_the_command_asks_a_run_and_a_file(tmp_path: Path) -> None:
     wrong = run_command(cli.sample, f"run={tmp_path / 'none.h5'}", "task=denoising", output_root=tmp_path)
     assert wrong.code == 1
     assert "no model file at" in wrong.err
+
+
+def test_a_model_from_a_stranger_runs_no_code(tmp_path: Path) -> None:
+    model = saved(6, 4)
+    path, trace = tmp_path / "model.h5", tmp_path / "trace"
+    config = f"data: {{_target_: os.system, command: touch {trace}}}"
+    save_model(path, SavedModel(model.machine, model.data_mean, model.image_shape, config))
+    done = run_command(cli.sample, f"run={path}", "task=denoising", output_root=tmp_path)
+    assert done.code == 1
+    assert "'os.system' as _target_" in done.err
+    assert not trace.exists()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from ebm_pipeline import plots, tracking
 from ebm_pipeline.assessment import advance
-from ebm_pipeline.configuration import build, build_data, check_keys, set_up_torch, tracking_uri
+from ebm_pipeline.configuration import build, build_data, check_keys, parse_run_config, set_up_torch, tracking_uri
 from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import check_whole
 from ebm_pipeline.storage import SavedModel, load_model
@@ -32,8 +32,7 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     task: Task = build(config.task, "task")
     path = model_path(tracking_uri(config), reference)
     saved = load_model(path)
-    own = OmegaConf.create(saved.config)
-    assert isinstance(own, DictConfig)
+    own = parse_run_config(saved.config, path)
     data = build_data(own)
     images = data.images(config.part, config.count)
     labels = data.labels(config.part, config.count)

@@ -65,18 +65,27 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def read_run_config(folder: Path) -> DictConfig:
-    """The config.yaml of a finished run, resolved.
-
-    Raises UserError if the file is missing or damaged, or if a `_target_` in it is none of TRUSTED: instantiating it would
-    run whatever the file says.
-    """
+    """The config.yaml of a finished run: see `parse_run_config`."""
     path = folder / "config.yaml"
     try:
-        config = OmegaConf.load(path)
+        text = path.read_text()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): take another copy, or train again") from error
+    return parse_run_config(text, path)
+
+
+def parse_run_config(text: str, path: Path) -> DictConfig:
+    """The configuration (YAML) that a run left in `path`, resolved.
+
+    Raises UserError if it is damaged, or if a `_target_` in it is none of TRUSTED: instantiating it would run whatever the
+    file says.
+    """
+    try:
+        config = OmegaConf.create(text)
         if not isinstance(config, DictConfig) or not config:
             raise UserError(f"{path} is no configuration of a run: take another copy, or train again")
         config = OmegaConf.create(plain(config))
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): take another copy, or train again"
         ) from error

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_pipeline.errors import UserError, check_whole
-from ebm_pipeline.inference import MeanField, bound, up_and_down
+from ebm_pipeline.evaluation.likelihood import unnormalized_each
+from ebm_pipeline.inference import MeanField, up_and_down
 from ebm_pipeline.samplers import Gibbs, start_at_visible
 from ebm_pipeline.storage import SavedModel, load_model
 
@@ -59,7 +60,7 @@ class ServedMachine:
             if task == "reconstruct":
                 answer = up_and_down(self.machine, visible)[0]
             elif task == "score":
-                answer = self.free_energy(visible)[:, None]
+                answer = -unnormalized_each(self.machine, visible, self.mean_field)[:, None]
             elif task == "sample":
                 check_whole("sweeps", int(chosen["sweeps"]), 1)
                 generator = torch.Generator().manual_seed(int(chosen["seed"]))
@@ -68,13 +69,6 @@ class ServedMachine:
             else:
                 raise UserError(f"task is one of reconstruct, score, sample; got {task!r}")
         return answer.float().numpy()
-
-    def free_energy(self, visible: Tensor) -> Tensor:
-        """(images, pixels) -> (images,); variational for machines of more than two layers."""
-        if self.machine.depth == 2:
-            return self.machine.free_energy((visible, None))
-        hidden = (None,) * (self.machine.depth - 1)
-        return -bound(self.machine, self.mean_field(self.machine, (visible, *hidden)))
 
 
 def _load_pyfunc(path: str) -> ServedMachine:

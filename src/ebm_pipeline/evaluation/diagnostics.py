@@ -16,8 +16,9 @@ from ebm_pipeline.evaluation.inside import (
     standard_deviations,
     weight_participation,
 )
+from ebm_pipeline.evaluation.likelihood import unnormalized_each
 from ebm_pipeline.evaluation.two_sample import compare_samples, energy_distance, mean_deviation, principal_components
-from ebm_pipeline.inference import MeanField, bound
+from ebm_pipeline.inference import MeanField
 from ebm_pipeline.machine import BoltzmannMachine
 
 MOST_COVARIED = 100  # units whose covariances the picture shows
@@ -102,14 +103,14 @@ class Diagnostics:
             for name, (least, most) in standard_deviations(machine).items():
                 figures |= {f"{name}_least_deviation": least, f"{name}_largest_deviation": most}
             shown = sets | {"samples": samples}
-            energies = {name: _free_energy(machine, visible, mean_field) for name, visible in shown.items()}
+            energies = {name: -unnormalized_each(machine, visible, mean_field) for name, visible in shown.items()}
             middle = energies[next(iter(sets))].mean()
             families = {"data": slice(self.chains), "noise": slice(self.chains, None)}
             approach = {
                 family: [
                     Checkpoint(
                         sweeps,
-                        float(_free_energy(machine, visible[rows], mean_field).mean() - middle),
+                        float(-unnormalized_each(machine, visible[rows], mean_field).mean() - middle),
                         energy_distance(visible[rows], first),
                         mean_deviation(visible[rows], start),
                     )
@@ -146,10 +147,3 @@ def _covariances(images: Tensor) -> Tensor:
     chosen = images[:, :: -(-units // MOST_COVARIED)].double()
     rows, columns = torch.triu_indices(chosen.shape[1], chosen.shape[1], 1)
     return chosen.mT.cov()[rows, columns]
-
-
-def _free_energy(machine: BoltzmannMachine, visible: Tensor, mean_field: MeanField) -> Tensor:
-    """F(v), or minus the variational bound for deeper machines, without log Z: (count,)."""
-    if machine.depth == 2:
-        return machine.free_energy((visible, None))
-    return -bound(machine, mean_field(machine, (visible, *(None,) * (machine.depth - 1))))
