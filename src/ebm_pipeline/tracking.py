@@ -20,7 +20,14 @@ from typing import Any, Self
 for _name, _value in (("MAX_RETRIES", 1), ("TIMEOUT", 4), ("BACKOFF_FACTOR", 0), ("BACKOFF_JITTER", 0)):
     # a server that does not answer costs seconds, not minutes: what it missed is sent again later
     os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{_name}", str(_value))
-for _name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store", "mlflow.system_metrics", "mlflow.pyfunc"):
+for _name in (
+    "alembic",
+    "mlflow.store.db.utils",
+    "mlflow.tracking",
+    "mlflow.store",
+    "mlflow.system_metrics",
+    "mlflow.pyfunc",
+):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 import numpy as np  # noqa: E402
