@@ -29,7 +29,7 @@ reproduce: setup ## the study, four models and their comparison, on data that co
 	$(BIN)/ebm-train -m experiment=notebook data=digits $(ARGS)
 
 test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that need it)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: setup ## the tests too long for `make test`: every moment of a kill, a real server that goes down, a model served
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -246,6 +246,7 @@ def test_training_ends_with_the_card_and_evaluation_repeats_it(tmp_path: Path) -
 
 
 def test_without_settings_there_is_no_card(tmp_path: Path) -> None:
+    assert configuration("evaluate", tmp_path, "run=x", "diagnostics=null").diagnostics is None
     assert configuration("train", tmp_path).likelihood is None
     assert configuration("train", tmp_path, "evaluation=full").likelihood.temperatures == 10_000
     assert configuration("evaluate", tmp_path, "run=x").likelihood.temperatures == 10_000

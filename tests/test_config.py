@@ -56,7 +56,7 @@ def built(group: str, option: str, *overrides: str) -> Any:
 def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
-        "card", "data", "data/transform", "diagnostics", "evaluation", "experiment", "initialization", "model", "objective",
+        "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "initialization", "model", "objective",
         "optimizer", "sampler", "scheduler", "task", "trainer", "verdict",
     } == GROUPS  # fmt: skip
     assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "sample", "compare", "data", "sync"}
@@ -68,8 +68,8 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
         config = composed(f"card@likelihood={option}", "run=x", name="evaluate")
         assert isinstance(build(config.likelihood, "likelihood"), Likelihood)
         return
-    if group == "diagnostics":
-        config = composed(f"diagnostics={option}", "run=x", name="evaluate")
+    if group == "diagnosis":
+        config = composed(f"diagnosis@diagnostics={option}", "run=x", name="evaluate")
         assert isinstance(build(config.diagnostics, "diagnostics"), Diagnostics)
         return
     if group == "task":

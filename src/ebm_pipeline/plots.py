@@ -204,7 +204,7 @@ def approach_of_chains(
     with matplotlib.rc_context(STYLE):
         figure, panels, top = _two_panels(2.3, title, subtitle)
         for index, (panel, label) in enumerate(
-            zip(panels, ("mean free energy, less that of data (nats)", "energy distance to data"), strict=True), start=1
+            zip(panels, ("mean free energy,\nless that of data (nats)", "energy distance to data"), strict=True), start=1
         ):
             for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
                 panel.plot(curve[0], curve[index], color=colour, marker="o", markersize=3, label=f"start: {name}")
@@ -234,7 +234,7 @@ def energy_traces(
             panel.set_title(f"start: {name}", loc="left")
             panel.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
             panel.set_xlabel("sweeps")
-        panels[0].set_ylabel("free energy, less the mean of data (nats)")
+        panels[0].set_ylabel("free energy,\nless the mean of data (nats)")
         figure.tight_layout(rect=(0, 0, 1, top))
     return figure
 
@@ -289,7 +289,7 @@ def log_partition_estimates(
             )
         right.set_xscale("log")
         shown = sorted({count for points in ends.values() for count, _, _ in points})
-        right.set_xticks(shown, [f"{count:,}" for count in shown])
+        right.set_xticks(shown, [f"{float(f'{count:.2g}'):,.0f}" for count in shown])
         right.minorticks_off()
         right.set_xlim(shown[0] / 1.3, shown[-1] * 1.3)
         right.set_xlabel("temperatures")
