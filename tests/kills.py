@@ -71,7 +71,9 @@ def left_by(folder: Path, output_root: Path) -> dict[str, Any]:
         saved = torch.load(path, weights_only=True)
         record = saved["callbacks"]["Record"]["history"]
         left[str(path.relative_to(folder))] = {
-            **{name: saved[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "generator")},
+            **{
+                name: saved[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "generator", "others")
+            },
             **{name: saved[name] for name in ("epoch", "global_step")},
             "record": {name: values for name, values in record.items() if "seconds" not in name},
         }

@@ -32,6 +32,7 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 SHAPES_ONLY = ("data", "plots", "tracking")  # know files and the journal alone: plain arrays and shapes go in and out
 # Within training: what the module is made of, the module, what is built on it.
 TRAINING_RANKS = [
+    ("processes",),
     (
         "arrangement",
         "blocks",

@@ -210,7 +210,8 @@ def test_every_trainer_instantiates(option: str) -> None:
     if option == "gpu" and not torch.cuda.is_available():
         assert make.func is pl.Trainer  # without a GPU it cannot be called
         return
-    assert isinstance(make(logger=False, enable_checkpointing=False), pl.Trainer)
+    given = {"accelerator": "cpu"} if option == "ddp" else {}  # with any number of GPUs
+    assert isinstance(make(logger=False, enable_checkpointing=False, **given), pl.Trainer)
 
 
 @pytest.mark.parametrize("option", options("verdict"))
@@ -369,6 +370,11 @@ def test_a_mistake_is_one_message_and_no_traceback(
         (["scheduler=step", "scheduler.step_size=0"], "step_size|scheduler"),
         (["scheduler=exponential", "scheduler.gamma=abc"], "gamma|scheduler"),
         (["optimizer=adam", "optimizer.betas=[2,3]"], "beta"),
+        (["trainer=ddp", "trainer.devices=auto"], r"trainer\.devices.*auto"),
+        (["trainer=ddp", "training.chains=11"], r"training\.chains=11 .*2 processes"),
+        (["trainer=ddp", "data.batch_size=33"], r"data\.batch_size=33 .*2 processes"),
+        (["trainer=ddp", "trainer.strategy=fsdp"], r"trainer\.strategy .*'fsdp'"),
+        (["trainer.devices=2"], "2 devices: several take trainer=ddp"),
         pytest.param(
             ["trainer=gpu"], "(?i)gpu|cuda",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),

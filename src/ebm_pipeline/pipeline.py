@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -35,18 +36,21 @@ from ebm_pipeline.serving import save_served
 from ebm_pipeline.storage import SavedModel, save_model
 from ebm_pipeline.system_metrics import SystemMetrics
 from ebm_pipeline.tracking import PARENT_VARIABLE, RunRecord, Tracker
+from ebm_pipeline.training import processes
 from ebm_pipeline.training.blocks import Blocks
-from ebm_pipeline.training.callbacks import EveryEpochs, Progress, Record
+from ebm_pipeline.training.callbacks import EveryEpochs, OwnSignals, Progress, Record
 from ebm_pipeline.training.checkpoints import WholeCheckpoints, every_epoch, newest
 from ebm_pipeline.training.model import Model
 from ebm_pipeline.training.module import BoltzmannTraining, Encoder, Recipe
 from ebm_pipeline.training.pictures import Pictures
-from ebm_pipeline.training.pretraining import pretrain
+from ebm_pipeline.training.pretraining import Pretraining, pretrain
 
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and adverts
 for _name in ("pytorch_lightning", "lightning_fabric"):
     warnings.filterwarnings("ignore", module=_name)
+
+processes.CONTEXT.set_forkserver_preload([__name__])  # what the other processes of a training work with
 
 TRAIN_KEYS = {
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
@@ -94,17 +98,61 @@ def rehearse(recipe: Recipe) -> None:
 
 
 @dataclass
-class Training:
-    """What one training works with; `folder` is the run's own."""
+class Phases:
+    """The trainings of a run, one after the other: what each of its processes does; `folder` is the run's own."""
 
     config: DictConfig
     data: DataSet
     model: Model
-    pictures: Pictures
     monitored: MonitoredImages
     data_mean: Tensor
-    tracker: Tracker
     folder: Path
+
+    def fit(self, module: BoltzmannTraining, epochs: int, phase: str) -> BoltzmannMachine:
+        """Train the module with Lightning, from its newest checkpoint if there is one. The joint training has no name."""
+        checkpoints = self.folder / "checkpoints" / phase
+        start = processes.decided(lambda: newest(checkpoints))
+        several = processes.count() > 1
+        trainer: pl.Trainer = call(
+            build(self.config.trainer, "trainer"),
+            "trainer",
+            max_epochs=epochs,
+            callbacks=[
+                *self.watching(module, phase, start is None),
+                *every_epoch(checkpoints),
+                *([OwnSignals()] if several else []),
+            ],
+            plugins=[WholeCheckpoints()],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=self.folder,
+            strategy=processes.ProcessStrategy() if several else "auto",
+        )
+        if trainer.num_devices * trainer.num_nodes != processes.count():
+            raise UserError(
+                f"the trainer would use {trainer.num_devices * trainer.num_nodes} devices: several take trainer=ddp, with "
+                "their number on this machine as trainer.devices"
+            )
+        loader = Blocks(self.data.train_batches(trainer.strategy.root_device))
+        trainer.fit(module, train_dataloaders=loader, val_dataloaders=[torch.zeros(1)], ckpt_path=start)
+        return module.machine.map(Tensor.cpu)
+
+    def watching(self, module: BoltzmannTraining, phase: str, fresh: bool) -> list[pl.Callback]:
+        """What else is done on the way; fresh: the phase starts now."""
+        return []
+
+    def keep_pretrained(self, machine: BoltzmannMachine) -> None:
+        """What is done with the machine that pretraining has composed."""
+
+
+@dataclass
+class Training(Phases):
+    """What the first process does beside the trainings: progress, figures and pictures."""
+
+    pictures: Pictures
+    tracker: Tracker
     shown: MonitoredImages
     records: list[Record] = field(default_factory=list)  # one per phase, in their order
 
@@ -112,40 +160,23 @@ class Training:
     def seed(self) -> int:
         return int(self.config.seed)
 
-    def fit(self, module: BoltzmannTraining, epochs: int, phase: str) -> tuple[BoltzmannMachine, Record]:
-        """Train the module with Lightning, from its newest checkpoint if there is one.
-
-        Pretraining phases have a prefix and no pictures of their own.
-        """
+    def watching(self, module: BoltzmannTraining, phase: str, fresh: bool) -> list[pl.Callback]:
+        """Pretraining phases have a prefix and no pictures of their own."""
         joint = phase == ""
         record = Record(self.tracker, prefix=f"{phase}/" if phase else "")
         self.records.append(record)
-        checkpoints = self.folder / "checkpoints" / phase
-        start = newest(checkpoints)
-        callbacks: list[pl.Callback] = [
-            Progress(f"{self.model.name}{' ' + phase if phase else ''}", len(self.data.train_batches())),
-            *every_epoch(checkpoints),
-        ]
-        if joint:
-            callbacks.append(EveryEpochs(self.pictures.every_epochs, self._draw_epoch))
-        callbacks.append(record)
-        trainer: pl.Trainer = call(
-            build(self.config.trainer, "trainer"),
-            "trainer",
-            max_epochs=epochs,
-            callbacks=callbacks,
-            plugins=[WholeCheckpoints()],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=self.folder,
-        )
-        loader = Blocks(self.data.train_batches(trainer.strategy.root_device))
-        if joint and start is None:
+        if joint and fresh:
             record.add(module.figures(), 0, 0)
-        trainer.fit(module, train_dataloaders=loader, val_dataloaders=[torch.zeros(1)], ckpt_path=start)
-        return module.machine.map(Tensor.cpu), record
+        progress = Progress(f"{self.model.name}{' ' + phase if phase else ''}", len(self.data.train_batches()))
+        pictures = [EveryEpochs(self.pictures.every_epochs, self._draw_epoch)] if joint else []
+        return [progress, *pictures, record]
+
+    def keep_pretrained(self, machine: BoltzmannMachine) -> None:
+        """Saved beside the final one."""
+        text = (self.folder / "config.yaml").read_text()
+        path = self.folder / "pretrained.h5"
+        save_model(path, SavedModel(machine, self.data_mean, self.data.image_shape, text))
+        self.tracker.log_file(path)
 
     def _draw_epoch(self, module: BoltzmannTraining, epochs: int, step: int) -> None:
         self.draw(module.machine.map(Tensor.cpu), step, f"{epochs:04d}")
@@ -198,6 +229,10 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
     initial = call(initialize, "initialization", list(model.layers.values()), weights, data_mean, generator)
     monitored = monitored_images(data, pictures.flips, config.seed)
     initial.layers[0].check_data(monitored.validation)
+    count = process_count(config, data)
+    if processes.rank() > 0:
+        run_phases(Phases(config, data, model, monitored, data_mean, folder), initial, recipe)
+        return {}
 
     resolved = plain(config)
     text = OmegaConf.to_yaml(OmegaConf.create(resolved))
@@ -229,16 +264,15 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
             {"train": len(data.training_rows), "validation": len(data.validation_rows), "units": data.units,
              "test": data.test.count if data.test else 0, "transform": data.transform.name},
         )  # fmt: skip
-        work = Training(config, data, model, pictures, monitored, data_mean, tracker, folder, monitored)
+        work = Training(config, data, model, monitored, data_mean, folder, pictures, tracker, monitored)
         work.show(data_examples(data), "data", 0, "examples")
-        if model.pretraining is not None:
-            initial = pretrain_model(work, initial)
-        module = BoltzmannTraining(initial, recipe, data_mean, monitored)
         try:
-            machine, record = work.fit(module, config.training.epochs, "")
+            with processes.started(count, follow, (resolved, folder)):
+                machine, module = run_phases(work, initial, recipe)
         except DivergedError as error:
             tracker.set_tags(Verdict(DIVERGED, str(error)).tags())
             raise
+        record = work.records[-1]
         seconds = sum(phase.seconds for phase in work.records)
         step = len(data.train_batches()) * config.training.epochs
         saved = SavedModel(machine, data_mean, data.image_shape, text)
@@ -265,6 +299,26 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         log.info("\n".join(f"{model.name}: {line}" for line in str(found).splitlines()))
         report(model.name, last, record, folder)
     return last
+
+
+def follow(resolved: dict[str, Any], folder: Path) -> None:
+    """What the other processes of a run do: its trainings, from the resolved configuration."""
+    _train(OmegaConf.create(resolved), folder, "", None)
+
+
+def process_count(config: DictConfig, data: DataSet) -> int:
+    """Processes that train together: trainer.devices with trainer=ddp; raises UserError if they cannot share evenly."""
+    strategy = config.trainer.get("strategy", "auto")
+    if strategy not in ("auto", "ddp"):
+        raise UserError(f"trainer.strategy must be ddp (several processes) or auto; got {strategy!r}")
+    if strategy == "auto":
+        return 1
+    count = config.trainer.devices
+    check_whole("trainer.devices, with trainer=ddp,", count, 1)
+    for name, size in (("data.batch_size", data.batch_size), ("training.chains", config.training.chains)):
+        if size % count:
+            raise UserError(f"{name}={size} cannot be shared evenly by {count} processes: give a multiple of {count}")
+    return int(count)
 
 
 def check_tracking(tracking_config: DictConfig) -> None:
@@ -294,25 +348,27 @@ def monitored_images(data: DataSet, flips: float, seed: int) -> MonitoredImages:
     return MonitoredImages(validation, data.images("train", len(validation)), flip_pixels(validation, flips, seed))
 
 
-def pretrain_model(work: Training, machine: BoltzmannMachine) -> BoltzmannMachine:
-    """Layerwise pretraining with a Lightning trainer per RBM; the composed machine is saved beside the final one."""
-    pretraining = work.model.pretraining
-    assert pretraining is not None
+def run_phases(work: Phases, machine: BoltzmannMachine, recipe: Recipe) -> tuple[BoltzmannMachine, BoltzmannTraining]:
+    """Pretraining if the model has it, then the joint training: the trained machine and the module that trained it."""
+    if work.model.pretraining is not None:
+        machine = pretrain_model(work, work.model.pretraining, machine)
+        work.keep_pretrained(machine)
+    module = BoltzmannTraining(machine, recipe, work.data_mean, work.monitored)
+    return work.fit(module, work.config.training.epochs, ""), module
+
+
+def pretrain_model(work: Phases, pretraining: Pretraining, machine: BoltzmannMachine) -> BoltzmannMachine:
+    """Layerwise pretraining with a Lightning trainer per RBM; the composed machine."""
     recipe = build_recipe(work.config, pretraining.epochs, 1.0, work.model)
 
     def fit(module: BoltzmannTraining, index: int) -> BoltzmannMachine:
-        return work.fit(module, pretraining.epochs, f"pretraining_{index + 1}")[0]
+        return work.fit(module, pretraining.epochs, f"pretraining_{index + 1}")
 
     def training_means(encode: Encoder) -> Tensor:
         batches = list(work.data.train_batches())  # one epoch's, in any order
         return torch.stack([encode(batch).sum(0) for batch in batches]).sum(0) / sum(len(batch) for batch in batches)
 
-    composed = pretrain(machine, recipe, work.data_mean, work.monitored, training_means, fit)
-    text = (work.folder / "config.yaml").read_text()
-    path = work.folder / "pretrained.h5"
-    save_model(path, SavedModel(composed, work.data_mean, work.data.image_shape, text))
-    work.tracker.log_file(path)
-    return composed
+    return pretrain(machine, recipe, work.data_mean, work.monitored, training_means, fit)
 
 
 def count_parameters(module: BoltzmannTraining) -> int:

@@ -1,4 +1,7 @@
-"""Several batches to one turn of Lightning's loop, whose own cost is that of a small update."""
+"""Several batches to one turn of Lightning's loop, whose own cost is that of a small update.
+
+Every process makes all batches, in the same order with the same draws, and keeps its share of each.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from itertools import islice
 from torch import Tensor
 
 from ebm_pipeline.data.dataset import BatchLoader, StreamLoader
+from ebm_pipeline.training.processes import share
 
 SIZE = 10  # batches to a block
 
@@ -23,6 +27,6 @@ class Blocks:
         return -(-len(self.batches) // SIZE)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        batches = iter(self.batches)
+        batches = map(share, self.batches)
         while block := list(islice(batches, SIZE)):
             yield block

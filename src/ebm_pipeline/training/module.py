@@ -1,7 +1,8 @@
 """One Lightning module for every machine: manual optimization with gradients that the objective makes.
 
 It only wires. The parameters are those of the machine by name; chains are buffers, so that a checkpoint holds them; the
-generator that draws everything is owned here and saved too.
+generator that draws everything is owned here and saved too. Where several processes train one machine, each has its own
+share of the chains and its own generator, and a checkpoint holds those of all.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ebm_pipeline.inference import MeanField
 from ebm_pipeline.machine import BoltzmannMachine, States
 from ebm_pipeline.objectives import Objective
 from ebm_pipeline.samplers import visible_at_mean
+from ebm_pipeline.training import processes
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.centring import centre
 from ebm_pipeline.training.constraints import Constraint
@@ -41,7 +43,7 @@ class Recipe:
     mean_field: MeanField
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     scheduler: Callable[[Optimizer], LRScheduler]
-    chains: int = 100
+    chains: int = 100  # of all processes together
     products: str = "float32"  # type of the matrix products; parameters and sums stay float32
     centring: float | None = None  # rate of the offsets' running means; None trains without centring
     seed: int = 0
@@ -99,7 +101,7 @@ class BoltzmannTraining(pl.LightningModule):
             raise UserError(
                 f"model.fixed names {name}, which this layer learns: take ebm_pipeline.layers.Gaussian for it"
             )
-        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.generator = torch.Generator().manual_seed(processes.seed(recipe.seed))
         self.named = dict(self.tensors.items())  # looking up a ParameterDict costs more
         self.sums: dict[str, float] = {}  # of the objective's figures since the last validation
         self.summed = 0  # updates in the sums
@@ -110,7 +112,7 @@ class BoltzmannTraining(pl.LightningModule):
             self.offset_names = self._register("offset", [state[0].clone() for state in start])
         self.chain_names: list[str] = []
         if recipe.objective.persistent:
-            visible = visible_at_mean(machine, recipe.chains, visible_mean, self.generator)
+            visible = visible_at_mean(machine, recipe.chains // processes.count(), visible_mean, self.generator)
             expanded = arrangement.expand(machine)
             states = [state.to(self.product_type) for state in arrangement.start(expanded, visible, self.generator)]
             means = arrangement.clamp(expanded.depth, visible_mean)
@@ -158,7 +160,7 @@ class BoltzmannTraining(pl.LightningModule):
             self.update(batch)
 
     def update(self, batch: Tensor) -> None:
-        """One step of the optimizer, from images (batch, units)."""
+        """One step of the optimizer, from images (batch, units): this process's share of a batch."""
         if self.encode is not None:
             batch = self.encode(batch)
         machine = self.arrangement.expand(self.machine)
@@ -170,9 +172,12 @@ class BoltzmannTraining(pl.LightningModule):
         for name, value in learning.info.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         offsets: list[Tensor] = [getattr(self, name) for name in self.offset_names]
+        means = [states.mean(0, dtype=offset.dtype) for states, offset in zip(learning.data, offsets, strict=False)]
+        processes.average([*learning.gradient.values(), *means])
         scaled = (lambda gradient: precision_scaled(gradient, machine, offsets)) if self.variance_names else None
         if self.recipe.centring is not None:
-            self._move_offsets(learning.data, self.recipe.centring)
+            for offset, mean in zip(offsets, means, strict=True):
+                offset.lerp_(mean, self.recipe.centring)
             centre(learning.gradient, offsets, scaled)
         elif scaled is not None:
             scaled(learning.gradient)
@@ -198,11 +203,6 @@ class BoltzmannTraining(pl.LightningModule):
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
             setattr(self, name, chain)
 
-    def _move_offsets(self, data: States, rate: float) -> None:
-        for name, states in zip(self.offset_names, data, strict=True):
-            offset = getattr(self, name)
-            offset.lerp_(states.mean(0, dtype=offset.dtype), rate)
-
     def on_train_epoch_end(self) -> None:
         schedulers = self.lr_schedulers()
         assert isinstance(schedulers, LRScheduler)
@@ -220,13 +220,15 @@ class BoltzmannTraining(pl.LightningModule):
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         """Once per epoch. The images are the module's own, not the loader's: `batch` only gives the beat."""
         self._check_finite()
-        means = {name: total / self.summed for name, total in self.sums.items()}
+        sums = processes.gathered(self.sums)
+        means = {name: sum(own[name] for own in sums) / len(sums) / self.summed for name in self.sums}
         self.sums, self.summed = {}, 0
-        self.log_dict(self.figures() | means, on_epoch=True, batch_size=1)
+        self.log_dict(processes.decided(self.figures) | means, on_epoch=True, batch_size=1)
 
     def _check_finite(self) -> None:
         """Before an epoch is recorded and saved: the gradient's check sees what a step broke only in the next one."""
-        broken = [name for name, tensor in self.state_dict().items() if not torch.isfinite(tensor).all()]
+        own = [name for name, tensor in self.state_dict().items() if not torch.isfinite(tensor).all()]
+        broken = dict.fromkeys(name for names in processes.gathered(own) for name in names)
         if broken:
             raise DivergedError(
                 f"training diverged: {', '.join(broken)} not finite after step {self.global_step} (epoch "
@@ -238,8 +240,19 @@ class BoltzmannTraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["generator"] = self.generator.get_state()
         checkpoint["generator_device"] = self.generator.device.type
+        chains = {name: getattr(self, name).cpu() for name in self.chain_names}
+        checkpoint["others"] = processes.gathered({"chains": chains, "generator": checkpoint["generator"]})[1:]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        others = checkpoint.get("others", [])  # the processes but the first, whose chains are in the state_dict
+        if len(others) + 1 != processes.count():
+            raise UserError(
+                f"the checkpoint is of a training in {len(others) + 1} processes, not {processes.count()}: give the "
+                "trainer.devices it was made with, or start a new run"
+            )
+        if processes.rank() > 0:
+            checkpoint["generator"] = others[processes.rank() - 1]["generator"]
+            checkpoint["state_dict"] |= others[processes.rank() - 1]["chains"]
         there, here = (
             {name: tuple(tensor.shape) for name, tensor in state.items()}
             for state in (checkpoint["state_dict"], self.state_dict())
