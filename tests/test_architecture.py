@@ -135,5 +135,5 @@ def test_a_command_starts_without_torch() -> None:
     own = [line for line in top if "ebm_pipeline" in line]
     assert own == [
         "from ebm_pipeline.errors import UserError",
-        "from ebm_pipeline.interruption import Interrupted, interruptible",
+        "from ebm_pipeline.interruption import Interrupted, ending_with_parent, interruptible",
     ]
