@@ -104,6 +104,10 @@ def _run(
         status, code = "KILLED", interruption.exit_code
         how = f"; all epochs but the one under way are saved{_how_to_go_on()}" if config_name == "train" else ""
         print(f"stopped by {interruption}{how}", file=sys.stderr)
+    except ValueError as error:
+        if "No trials are completed" not in str(error):
+            raise
+        print("error: no trial of the search gave a figure to go by: see why above", file=sys.stderr)
     except BrokenProcessPool:
         print(
             "error: a worker process of the sweep was killed, most often for want of memory; its jobs are lost from their last "

@@ -329,7 +329,9 @@ class Tracker:
         if kind is None:
             self.finish("FINISHED")
         elif issubclass(kind, Exception):
-            self.set_tags({ERROR_TAG: f"{'' if issubclass(kind, UserError) else kind.__name__ + ': '}{error}"[:MOST_OF_ERROR]})
+            self.set_tags(
+                {ERROR_TAG: f"{'' if issubclass(kind, UserError) else kind.__name__ + ': '}{error}"[:MOST_OF_ERROR]}
+            )
             self.finish("FAILED")
         else:
             self.finish("KILLED")
