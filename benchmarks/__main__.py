@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import resume, studies, training_cost
+from benchmarks import resume, studies, tracking_cost, training_cost
 from benchmarks.common import hardware
 from ebm_pipeline.errors import UserError
 
@@ -19,8 +19,9 @@ BENCHMARKS = {
     "likelihood": studies.likelihood,
     "study": studies.study,
     "resume": resume.resume,
+    "tracking": tracking_cost.tracking,
 }
-NEED_MNIST = {"speed", "memory", "likelihood", "study"}
+NEED_MNIST = {"speed", "memory", "likelihood", "study", "tracking"}
 
 
 def main() -> None:

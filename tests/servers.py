@@ -30,6 +30,11 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it; other work can be done until it answers."""
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
@@ -38,8 +43,12 @@ class Server:
             env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, cwd=self.folder, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+
+    def wait(self) -> None:
+        """Until it answers."""
         until = time.monotonic() + 120
         while time.monotonic() < until:
+            assert self.process is not None
             assert self.process.poll() is None, "mlflow server did not start"
             try:
                 if requests.get(f"{self.uri}/health", timeout=1).ok:

@@ -23,7 +23,7 @@ RANKS = [
     ("evaluation",),
     ("training",),
     ("storage", "configuration", "report"),
-    ("tasks",),
+    ("tasks", "swept"),
     ("comparison", "assessment", "resuming", "serving"),
     ("pipeline", "sweeps", "answering"),
     ("cli",),
@@ -107,7 +107,7 @@ def test_only_pipelines_and_callbacks_use_tracking() -> None:
     users = {label(path) for path in MODULES if "tracking" in own_imports(path)}
     assert users <= {
         "configuration.py", "comparison.py", "pipeline.py", "sweeps.py", "assessment.py", "answering.py",
-        "cli.py", "resuming.py", "system_metrics.py", "training/callbacks.py",
+        "cli.py", "resuming.py", "system_metrics.py", "swept.py", "training/callbacks.py",
     }  # fmt: skip
 
 
@@ -136,5 +136,5 @@ def test_a_command_starts_without_torch() -> None:
     own = [line for line in top if "ebm_pipeline" in line]
     assert own == [
         "from ebm_pipeline.errors import UserError",
-        "from ebm_pipeline.interruption import Interrupted, interruptible",
+        "from ebm_pipeline.interruption import Interrupted, ending_with_parent, interruptible",
     ]

@@ -17,6 +17,10 @@ from servers import Server
 
 from ebm_pipeline import cli, tracking
 
+STUDY = ("experiment=smoke", "model=rbm,hopfield", "hydra/launcher=basic", "threads=1")
+PICTURES = ("data", "denoising", "fantasies", "reconstructions", "weights_1")
+LOADED = "[...document.images].filter(image => image.naturalWidth >= 100 && image.src.includes('artifact')).length"
+
 
 @pytest.fixture
 def program() -> str:
@@ -31,14 +35,15 @@ def program() -> str:
 async def look(program: str, profile: Path, address: str, sweep: str, run_id: str) -> None:
     async with page(program, profile) as tab:
         await tab.open(f"{address}/runs")
-        await tab.see("Training runs", "5 matching runs", sweep[:16])
+        await tab.see("Training runs", "3 matching runs", sweep[:16])
 
         await tab.open(f"{address}/runs/{run_id}")
         await tab.see("RBM", "Finished", sweep, "bars_and_stripes", "hardware.cpu", "reconstruction_error")
 
         await tab.open(f"{address}/runs/{run_id}/model-metrics")
-        await tab.see("RBM (reconstruction_error)", "RBM (pseudo_likelihood)", "fantasies", "weights_1")
+        await tab.see("RBM (reconstruction_error)", "RBM (pseudo_likelihood)", *PICTURES)
         await tab.wait_for("document.querySelectorAll('.js-plotly-plot').length >= 5")
+        await tab.wait_for(f"{LOADED} >= {len(PICTURES)}")
 
         await tab.open(f"{address}/runs/{run_id}/artifacts")
         await tab.see("model.h5", "config.yaml", "packages.txt", "mlflow_model")
@@ -46,13 +51,19 @@ async def look(program: str, profile: Path, address: str, sweep: str, run_id: st
 
 def test_a_person_sees_the_study_its_runs_charts_and_images(program: str, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
-    ended = run_command(cli.train, "-m", "experiment=smoke", "threads=1", output_root=outputs)
-    assert ended.code == 0, ended.err
-    (sweep,) = (outputs / "sweeps").iterdir()
-    with Server(outputs) as server:
+    server = Server(outputs)
+    tracking.prepare_store(server.database, outputs / "mlartifacts", "smoke")
+    server.launch()  # it takes as long to come up as the study to train
+    try:
+        ended = run_command(cli.train, "-m", *STUDY, output_root=outputs)
+        assert ended.code == 0, ended.err
+        (sweep,) = (outputs / "sweeps").iterdir()
+        server.wait()
         parent = tracking.find_run(server.database, str(sweep))
         (rbm,) = (run for run in tracking.children(server.database, parent.run_id) if run.name == "RBM")
         experiment = MlflowClient(server.database).get_experiment_by_name("smoke")
         assert experiment is not None
         address = f"{server.uri}/#/experiments/{experiment.experiment_id}"
         asyncio.run(look(program, tmp_path / "profile", address, parent.name, rbm.run_id))
+    finally:
+        server.kill()

@@ -57,7 +57,7 @@ def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
         "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "initialization", "model", "objective",
-        "optimizer", "sampler", "scheduler", "task", "trainer", "verdict",
+        "optimizer", "sampler", "scheduler", "sweep", "task", "trainer", "verdict",
     } == GROUPS  # fmt: skip
     assert {path.stem for path in CONF.glob("*.yaml")} == {"train", "evaluate", "sample", "compare", "data", "sync"}
 
@@ -75,6 +75,8 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
     if group == "task":
         assert isinstance(build(composed(f"task={option}", "run=x", name="sample").task, "task"), Task)
         return
+    if (group, option) == ("sweep", "optuna"):
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install '.[sweeps]'")
     given = ("data.path=images.h5",) if (group, option) == ("data", "hdf5") else ()
     config = composed(f"{group}={option}", *given)
     assert set(plain(config)) - {"experiment"} == pipeline.TRAIN_KEYS

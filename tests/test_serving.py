@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from ebm_pipeline.inference import up_and_down
 from ebm_pipeline.samplers import Gibbs, start_at_visible
 from ebm_pipeline.storage import load_model
 
+ROOT = Path(__file__).parents[1]
 MODELS = ("rbm", "dbm")
 IMAGES = (torch.arange(3 * 16).reshape(3, 16) % 5 < 2).float()
 Run = tuple[Path, str, str]  # folder, MLflow id, store
@@ -141,29 +144,37 @@ def test_registering_again_makes_no_second_version(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_served(run: Run, served: PyFuncModel) -> None:
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(run[0] / "mlflow_model"), "--env-manager",
-            "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        ],
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},  # it calls uvicorn
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+@pytest.mark.skipif(not (shutil.which("make") and shutil.which("curl")), reason="needs make and curl")
+def test_make_serve_answers_curl(run: Run, served: PyFuncModel, tmp_path: Path) -> None:
+    """As docs/tracking.md shows it."""
+    address, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path / "log"
+    programs = Path(sys.executable).parent
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            ["make", "--old-file=setup", "serve", f"BIN={programs}", f"MODEL={run[0] / 'mlflow_model'}", f"SERVE_PORT={port}"],
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
     try:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            try:
-                if requests.get(f"http://127.0.0.1:{port}/ping", timeout=1).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.3)
+        wait_for(f"{address}/ping", process, log)
         body = json.loads((run[0] / "mlflow_model" / "serving_input_example.json").read_text())
         body["params"] = {"task": "sample", "sweeps": 10}
-        answer = requests.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=10).json()
+        (tmp_path / "request.json").write_text(json.dumps(body))
+        words = ["curl", "-s", f"{address}/invocations", "-H", "Content-Type: application/json", "-d", "@request.json"]
+        said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True).stdout
         expected = served.predict(served.input_example, params=body["params"])
-        np.testing.assert_array_equal(np.array(answer["predictions"], dtype=np.float32), expected)
+        np.testing.assert_array_equal(np.array(json.loads(said)["predictions"], dtype=np.float32), expected)
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until a server answers; fails with what it printed."""
+    until = time.monotonic() + 180
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if requests.get(address, timeout=5).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.3)
+    raise AssertionError(f"{address} does not answer: {log.read_text()}")

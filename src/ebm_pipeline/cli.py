@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import hydra
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ebm_pipeline.errors import UserError
-from ebm_pipeline.interruption import Interrupted, interruptible
+from ebm_pipeline.interruption import Interrupted, ending_with_parent, interruptible
 
 
 def config_folder() -> str:
@@ -23,12 +24,12 @@ def config_folder() -> str:
     return str(packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf")
 
 
-def _train(config: DictConfig) -> float:
+def _train(config: DictConfig) -> float | None:
     from ebm_pipeline import configuration, pipeline, tracking
 
     try:
-        with interruptible():  # here too, for the jobs of a sweep in processes of their own
-            return pipeline.train(config, configuration.output_folder())["reconstruction_error"]
+        with interruptible(), ending_with_parent():  # for the jobs of a sweep in processes of their own
+            return pipeline.metric_of(config, pipeline.train(config, configuration.output_folder()))
     except UserError as error:
         if tracking.PARENT_VARIABLE in os.environ:  # the sweep goes on with its other jobs: say now what happened
             print(f"error: {error}", file=sys.stderr)
@@ -83,7 +84,7 @@ def _sync(config: DictConfig) -> None:
 
 
 def _run(
-    task: Callable[[DictConfig], object], config_name: str, finish: Callable[[str], None] = lambda status: None
+    task: Callable[[DictConfig], object], config_name: str, finish: Callable[[str], bool] = lambda status: True
 ) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach the handler below instead of Hydra's own
     status, code = "FAILED", 1
@@ -101,17 +102,28 @@ def _run(
         )
     except Interrupted as interruption:
         status, code = "KILLED", interruption.exit_code
-        print(f"stopped by {interruption}{_how_to_go_on() if config_name == 'train' else ''}", file=sys.stderr)
+        how = f"; all epochs but the one under way are saved{_how_to_go_on()}" if config_name == "train" else ""
+        print(f"stopped by {interruption}{how}", file=sys.stderr)
+    except ValueError as error:
+        if "No trials are completed" not in str(error):
+            raise
+        print("error: no trial of the search gave a figure to go by: see why above", file=sys.stderr)
+    except BrokenProcessPool:
+        print(
+            "error: a worker process of the sweep was killed, most often for want of memory; its jobs are lost from their last "
+            f"epoch on. Run fewer at a time (hydra.launcher.n_jobs=1){_how_to_go_on()}",
+            file=sys.stderr,
+        )
     finally:
-        finish(status)
-    if code:
-        sys.exit(code)
+        complete = finish(status)
+    if code or not complete:
+        sys.exit(code or 1)
 
 
 def _how_to_go_on() -> str:
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
     command = shlex.join([Path(sys.argv[0]).name, *words, "resume=auto"])
-    return f"; all epochs but the one under way are saved. To go on:\n  {command}"
+    return f". To go on:\n  {command}"
 
 
 def _first_lines(error: Exception) -> str:
@@ -122,11 +134,12 @@ def _first_lines(error: Exception) -> str:
 def train() -> None:
     """ebm-train: train one model, or with -m several."""
 
-    def finish(status: str) -> None:
-        if "EBM_PARENT_RUN" in os.environ:
-            from ebm_pipeline import sweeps
+    def finish(status: str) -> bool:
+        if "EBM_PARENT_RUN" not in os.environ:
+            return True
+        from ebm_pipeline import sweeps
 
-            sweeps.finish_sweep(status)
+        return sweeps.finish_sweep(status)
 
     _run(_train, "train", finish)
 

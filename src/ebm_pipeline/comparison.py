@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from ebm_pipeline import plots, tracking
+from ebm_pipeline import plots, swept, tracking
 from ebm_pipeline.configuration import check_keys, tracking_uri
 from ebm_pipeline.errors import UserError
+from ebm_pipeline.swept import MODEL, Group
 from ebm_pipeline.tracking import RunRecord, Tracker
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,15 @@ COMPARED = {
     "training_seconds": "training time (s)",
 }
 COUNTED = ("parameters",)
+LIKELIHOODS = {
+    f"{part}/{quantity}_{end}": f"{quantity.replace('_', ' ').replace('log l', 'log-l')}, {part}, {which} end (nats)"
+    for part in ("validation", "test")
+    for quantity in ("log_likelihood", "variational_bound")
+    for end, which in (("low", "lower"), ("high", "upper"))
+}
+SWEPT = {key: label for key, label in LIKELIHOODS.items() if key.endswith("_low")} | {
+    key: COMPARED[key] for key in ("pseudo_likelihood", "reconstruction_error", "training_seconds")
+}  # figures that are drawn against what was swept
 
 
 def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) -> None:
@@ -53,23 +64,31 @@ def by_size(run: RunRecord) -> tuple[float, str]:
 
 
 def compare(uri: str, runs: Sequence[RunRecord], folder: Path, tracker: Tracker | None) -> None:
-    """Table (CSV, Markdown) and figures of several runs, to a folder and to a parent run if there is one."""
+    """Tables (CSV, Markdown) and figures of several runs, to a folder and to a parent run if there is one.
+
+    Runs that differ in their seed alone are put together: mean and standard error over the seeds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = unique_names(runs)
-    columns: dict[str, list[str]] = {"model": list(names)}
-    for key, label in COMPARED.items():
-        columns[label] = [shown(key, run.metrics) for run in runs]
-    rows = list(zip(*columns.values(), strict=True))
-    with open(folder / "comparison.csv", "w", newline="") as file:
-        csv.writer(file).writerows([list(columns), *rows])
-    table = "\n".join(
-        f"| {' | '.join(cells)} |" for cells in [list(columns), ["---"] + ["---:"] * (len(columns) - 1), *rows]
-    )
+    groups = swept.groups_of(runs)
+    columns = table_of(names, runs)
+    files = [_write_csv(folder / "comparison.csv", columns)]
+    table = _markdown(columns)
+    seeds = max(len(group.runs) for group in groups)
+    if seeds > 1:
+        over_seeds = table_over_seeds(groups)
+        files.append(_write_csv(folder / "comparison_over_seeds.csv", over_seeds))
+        table += f"\n\nMean and standard error over seeds:\n\n{_markdown(over_seeds)}"
     (folder / "comparison.md").write_text(table + "\n")
     log.info(table)
 
-    figures = comparison_figures(dict(zip(names, runs, strict=True)))
-    figures["learning_curves"] = learning_curves(uri, dict(zip(names, runs, strict=True)))
+    by_name = dict(zip(names, runs, strict=True))
+    firsts = [group.runs[0].run_id for group in groups]  # the images are those of one seed
+    figures = comparison_figures({name: run for name, run in by_name.items() if run.run_id in firsts})
+    labels = {run.run_id: group.label for group in groups for run in group.runs}
+    grouped = {name: labels[run.run_id] for name, run in by_name.items()} if seeds > 1 else None
+    figures["learning_curves"] = learning_curves(uri, by_name, grouped)
+    figures |= swept_figures(groups)
     for key, figure in figures.items():
         path = plots.save(figure, folder / f"{key}.png")
         if tracker is not None:
@@ -78,16 +97,71 @@ def compare(uri: str, runs: Sequence[RunRecord], folder: Path, tracker: Tracker 
     if tracker is not None:
         tracker.set_tags({tracking.NOTE_TAG: table})
         tracker.log_table(columns, "comparison.json")
-        for name in ("comparison.csv", "comparison.md"):
-            tracker.log_file(folder / name, "comparison")
+        for path in (*files, folder / "comparison.md"):
+            tracker.log_file(path, "comparison")
+
+
+def table_of(names: Sequence[str], runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """A row per run: its name, the settings in which the runs differ, its figures."""
+    columns: dict[str, list[str]] = {"model": list(names)}
+    for settings in (differing := swept.differing(runs))[:1]:
+        for name in settings:
+            if name != swept.MODEL:
+                columns[name] = [swept.short(own[name]) for own in differing]
+    for key, label in _compared(runs).items():
+        columns[label] = [shown(key, run.metrics) for run in runs]
+    return columns
+
+
+def table_over_seeds(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """A row per group of runs that differ in their seed alone: how many, and `mean +- standard error` of each figure."""
+    columns = {
+        "runs": [group.label or group.runs[0].name for group in groups],
+        "seeds": [str(len(group.runs)) for group in groups],
+    }
+    for key, label in _compared([run for group in groups for run in group.runs]).items():
+        columns[label] = [_with_error(*group.figure(key)) for group in groups]
+    return columns
+
+
+def _with_error(mean: float, error: float) -> str:
+    """To two digits of the error."""
+    if math.isnan(mean):
+        return "-"
+    if math.isnan(error) or error == 0:
+        return f"{mean:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def _compared(runs: Sequence[RunRecord]) -> dict[str, str]:
+    """The figures of a table, likelihoods only where a run has them."""
+    return COMPARED | {key: label for key, label in LIKELIHOODS.items() if any(key in run.metrics for run in runs)}
+
+
+def _write_csv(path: Path, columns: Mapping[str, Sequence[str]]) -> Path:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
+    return path
+
+
+def _markdown(columns: Mapping[str, Sequence[str]]) -> str:
+    rows = zip(*columns.values(), strict=True)
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in [list(columns), ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    )
 
 
 def unique_names(runs: Sequence[RunRecord]) -> list[str]:
-    """The runs' names, with the beginning of the id where two runs share one."""
+    """The runs' names; where two runs share one, with the settings in which they differ, or else the beginning of the id."""
     names = [run.name for run in runs]
-    return [
-        f"{name} {run.run_id[:4]}" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)
-    ]
+    for apart in (
+        [swept.label_of({MODEL: run.name, **own}) for run, own in zip(runs, swept.differing(runs), strict=True)],
+        [f"{run.name} {run.run_id[:4]}" for run in runs],
+    ):
+        if len(set(names)) < len(names):
+            names = apart
+    return names
 
 
 def shown(key: str, metrics: Mapping[str, float]) -> str:
@@ -128,8 +202,8 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
     }
 
 
-def learning_curves(uri: str, runs: Mapping[str, RunRecord]) -> Figure:
-    """Validation figures against the epoch, from the store."""
+def learning_curves(uri: str, runs: Mapping[str, RunRecord], groups: Mapping[str, str] | None = None) -> Figure:
+    """Validation figures against the epoch, from the store; groups: run -> group, which has a colour, where seeds differ."""
     curves: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {}
     for key in ("reconstruction_error", "denoising_error", "pseudo_likelihood", "weight_norm", "weight_sparsity"):
         curves[key] = {}
@@ -138,4 +212,43 @@ def learning_curves(uri: str, runs: Mapping[str, RunRecord]) -> Figure:
                 steps, values = tracking.metric_history(uri, run.run_id, key)
                 epoch_of = dict(zip(*tracking.metric_history(uri, run.run_id, "epoch"), strict=True))
                 curves[key][name] = ([epoch_of.get(step, step) for step in steps], values)
-    return plots.learning_curves(curves, "Learning curves", "figures on validation images")
+    how = "figures on validation images" + ("; a curve per seed" if groups else "")
+    return plots.learning_curves(curves, "Learning curves", how, groups=groups)
+
+
+def swept_figures(groups: Sequence[Group]) -> dict[str, Figure]:
+    """Figures against the swept setting of most values, a curve for each value of the others; of a grid of two a heat map too."""
+    axes = swept.axes_of(groups)
+    if axes is None:
+        return {}
+    keys = {key: label for key, label in SWEPT.items() if any(key in run.metrics for g in groups for run in g.runs)}
+    panels = {
+        title: {
+            label: {value: group.figure(key) for value, group in curve.items()} for label, curve in axes.curves.items()
+        }
+        for key, title in keys.items()
+    }
+    seeds = [len(group.runs) for group in groups]
+    note = f"mean and standard error over {min(seeds)} to {max(seeds)} seeds" if max(seeds) > 1 else "one seed"
+    note = note.replace(f"{min(seeds)} to {min(seeds)}", str(min(seeds)))
+    figures = {
+        "swept": plots.against_settings(
+            panels, axes.values, axes.x, "Figures against what was swept", note, numeric=axes.numeric, lines=axes.whole
+        )
+    }
+    names = list(groups[0].settings)
+    if len(names) == 2 and axes.whole and len(axes.curves) > 1:
+        (other,) = (name for name in names if name != axes.x)
+        rows = [next(iter(curve.values())).settings[other] for curve in axes.curves.values()]
+        maps = {
+            title: np.array([[points[value][0] for value in axes.values] for points in curves.values()])
+            for title, curves in panels.items()
+        }
+        figures["heat_map"] = plots.heat_maps(
+            maps,
+            (other, rows),
+            (axes.x, axes.values),
+            "Figures over the grid",
+            note.replace("mean and standard error", "means"),
+        )
+    return figures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -55,12 +56,14 @@ processes.CONTEXT.set_forkserver_preload([__name__])  # what the other processes
 TRAIN_KEYS = {
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
     "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "diagnostics", "verdict", "resume",
+    "metric",
 }  # fmt: skip
 TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
 TRACKING_KEYS = {"uri", "experiment", "run_name", "tags", "system_metrics", "log_model", "register_as"}
 EXAMPLES = 32  # images shown of a data set
 SERVED_EXAMPLES = 2  # images that come with the MLflow model, as the example of its input
 MOST_SEED = 2**32 - 1  # what NumPy takes
+VALIDATION = "validation/"  # how figures of the validation images begin, in the store
 MOST_MONITORED = 3000  # images per part that the monitored figures are computed on
 
 
@@ -201,7 +204,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     check_keys(config, TRAIN_KEYS, "")
     resume, digest = resuming.wanted(config), resuming.digest(config)
     config.resume = None  # not a setting of the experiment: what is saved and tracked of a run is the same either way
-    with resuming.locked(folder):
+    with resuming.locked(folder, wait=resume and PARENT_VARIABLE in os.environ):
         earlier = resuming.earlier(folder, digest, config) if resume else None
         if earlier is not None and earlier.status == "FINISHED":
             log.info(f"{earlier.name}: nothing left to do, the run in {folder} is finished")
@@ -212,6 +215,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
 def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | None) -> dict[str, float]:
     check_keys(config.training, TRAINING_KEYS, "training.")
     check_tracking(config.tracking)
+    check_metric(config)
     check_whole("training.epochs", config.training.epochs, 1)
     check_whole("seed", config.seed, 0, MOST_SEED)
     set_up_torch(config.threads)
@@ -289,7 +293,8 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         last |= {"parameters": float(count_parameters(module)), "training_seconds": seconds}
         tracker.log_metrics({name: last[name] for name in ("parameters", "training_seconds")}, step)
         write_history(folder / "metrics.csv", record)
-        part = "test" if data.test and config.likelihood is not None else "validation"
+        chosen_by = str(config.metric).startswith(VALIDATION)
+        part = "test" if data.test and config.likelihood is not None and not chosen_by else "validation"
         found = assess(settings, saved, data, part, last, recipe.mean_field, config.seed)
         tracker.log_metrics(found.figures, step)
         record_assessment(found, model.name, data.image_shape, folder, tracker)
@@ -331,6 +336,33 @@ def check_tracking(tracking_config: DictConfig) -> None:
         tracking.check_registration(str(tracking_config.register_as))
         if not tracking_config.log_model:
             raise UserError("tracking.register_as needs the MLflow model: set tracking.log_model=true")
+
+
+def check_metric(config: DictConfig) -> None:
+    """Raise for a `metric` that no run can have, before any work is done."""
+    metric = config.metric
+    if metric is None:
+        return
+    if not isinstance(metric, str) or metric.startswith(("test/", "train/")):
+        raise UserError(
+            f"metric must be null or the name of a figure on validation images (the test images are for the end), such as "
+            f"pseudo_likelihood or {VALIDATION}log_likelihood_low; got {metric!r}"
+        )
+    if metric.startswith(VALIDATION) and config.likelihood is None:
+        raise UserError(f"metric={metric} needs the likelihood card: set evaluation=full, or another metric")
+
+
+def metric_of(config: DictConfig, figures: Mapping[str, float]) -> float | None:
+    """The figure that an optimizer goes by, None where none is asked for; raises UserError where the run has none."""
+    if config.metric is None:
+        return None
+    value = figures.get(config.metric, math.nan)
+    if not math.isfinite(value):
+        raise UserError(
+            f"the run has no finite figure {config.metric}, which metric asks for (a likelihood can be not determined); it has "
+            f"{', '.join(sorted(name for name in figures if not name.startswith('system/')))}"
+        )
+    return value
 
 
 def log_model(work: Training, example: Tensor) -> None:

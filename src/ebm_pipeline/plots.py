@@ -25,9 +25,11 @@ from ebm_pipeline.errors import UserError
 
 Array = NDArray[Any]
 Curves = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
+Panels = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
 
 TILE_INCHES = 0.62
 MOST_POINTS = 500  # of a trace, in a panel
+MOST_TICKS = 6  # values of a setting that are all written along an axis
 FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
 DPI = 150
 STYLE: Any = {
@@ -117,15 +119,24 @@ def data_examples(
     return figure
 
 
-def learning_curves(curves: Curves, title: str, subtitle: str = "", x_label: str = "epoch") -> Figure:
-    """Small multiples: curves[metric][run] = (steps, values), one panel per metric, one colour per run; NaN is a gap."""
+def learning_curves(
+    curves: Curves, title: str, subtitle: str = "", x_label: str = "epoch", groups: Mapping[str, str] | None = None
+) -> Figure:
+    """Small multiples: curves[metric][run] = (steps, values), one panel per metric; NaN is a gap.
+
+    One colour per run, or per group of runs where `groups` (run -> group) is given.
+    """
     names = [metric for metric, runs in curves.items() if any(len(steps) for steps, _ in runs.values())]
     if not names:
         raise UserError("there are no curves to draw: the runs have recorded no metrics")
     runs = list(dict.fromkeys(run for metric in names for run in curves[metric]))
+    group_of = groups or dict(zip(runs, runs, strict=True))
+    labels = list(dict.fromkeys(group_of[run] for run in runs))
+    colours = dict(zip(labels, _colours(len(labels)), strict=True))
     columns = min(3, math.ceil(math.sqrt(len(names))))
     rows = math.ceil(len(names) / columns)
-    legend_rows = math.ceil(len(runs) / 4) if len(runs) > 1 else 0
+    legend_columns = max(1, int((2.35 * columns + 0.1) / (0.4 + 0.062 * max(len(label) for label in labels))))
+    legend_rows = math.ceil(len(labels) / legend_columns) if len(labels) > 1 else 0
     headings = 0.3 + (0.16 if subtitle else 0)
     height = 1.55 * rows + headings + 0.2 * legend_rows + 0.1
     with matplotlib.rc_context(STYLE):
@@ -134,10 +145,11 @@ def learning_curves(curves: Curves, title: str, subtitle: str = "", x_label: str
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for panel, metric in zip(panels, names, strict=False):
             for run, (steps, values) in curves[metric].items():
-                colour = COLOURS[runs.index(run) % len(COLOURS)]
+                marker = "." if len(steps) < 30 and not groups else None
                 panel.plot(
-                    steps, values, color=colour, linewidth=1.1, marker="." if len(steps) < 30 else None, markersize=3
-                )
+                    steps, values, color=colours[group_of[run]], linewidth=1.1 if not groups else 0.8, marker=marker,
+                    markersize=3,
+                )  # fmt: skip
             panel.set_title(metric.replace("_", " "), loc="left")
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             panel.yaxis.set_major_locator(MaxNLocator(4))
@@ -149,22 +161,106 @@ def learning_curves(curves: Curves, title: str, subtitle: str = "", x_label: str
         _headings(figure, title, subtitle)
         top = 1 - headings / height
         if legend_rows:
-            handles = [
-                Line2D([], [], color=COLOURS[index % len(COLOURS)], linewidth=1.5, label=run)
-                for index, run in enumerate(runs)
-            ]
-            place = (0.1 / figure.get_figwidth(), top)
-            figure.legend(
-                handles=handles,
-                loc="upper left",
-                bbox_to_anchor=place,
-                ncols=4,
-                fontsize=8,
-                borderpad=0,
-                borderaxespad=0,
-            )
+            _legend(figure, colours, legend_columns, top)
             top -= (0.2 * legend_rows + 0.05) / height
         figure.tight_layout(rect=(0, 0, 1, top))
+    return figure
+
+
+def against_settings(
+    panels: Panels, values: Sequence[str], x_label: str, title: str, subtitle: str = "", *, numeric: bool, lines: bool
+) -> Figure:
+    """Figures against a setting: panels[figure][curve] = {value of the setting: (mean, standard error)}, one panel each.
+
+    values: those of the setting in their order, along a logarithmic axis where they are numbers that span more than a
+    decade. A standard error that is NaN has no bar. lines: join the points of a curve.
+    """
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    colours = dict(zip(labels, _colours(len(labels)), strict=True))
+    places = {value: float(value) if numeric else float(index) for index, value in enumerate(values)}
+    positive = min(places.values()) > 0 and max(places.values()) >= 10 * min(places.values())
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width = 2.6 * columns + 0.3
+    legend_columns = max(1, int((width - 0.2) / (0.4 + 0.062 * max(len(label) for label in labels))))
+    legend_rows = math.ceil(len(labels) / legend_columns) if len(labels) > 1 else 0
+    lines_above = _wrapped(subtitle, width)
+    headings = 0.3 + 0.14 * len(lines_above) + (0.06 if lines_above else 0)
+    height = 2.0 * rows + headings + 0.2 * legend_rows + 0.1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for panel, (name, curves) in zip(axes, panels.items(), strict=False):
+            for label, points in curves.items():
+                means, errors = np.array([points[value] for value in values if value in points]).T
+                panel.errorbar(
+                    [places[value] for value in values if value in points], means, np.nan_to_num(errors),
+                    color=colours[label], linewidth=1.1 if lines else 0, elinewidth=0.9, marker="o", markersize=3, capsize=2,
+                )  # fmt: skip
+            panel.set_title(name, loc="left")
+            if numeric and positive:
+                panel.set_xscale("log")
+            if not numeric or (len(values) <= MOST_TICKS):
+                panel.set_xticks(list(places.values()), [_shortened(value) for value in values], minor=False)
+                panel.set_xticks([], minor=True)
+            panel.yaxis.set_major_locator(MaxNLocator(4))
+            panel.tick_params(labelsize=7)
+            panel.set_xlabel(x_label)
+        for panel in axes[len(panels) :]:
+            panel.set_visible(False)
+        _headings(figure, title, "\n".join(lines_above))
+        top = 1 - headings / height
+        if legend_rows:
+            _legend(figure, colours, legend_columns, top)
+            top -= (0.2 * legend_rows + 0.05) / height
+        figure.tight_layout(rect=(0, 0, 1, top))
+    return figure
+
+
+def heat_maps(
+    panels: Mapping[str, Array],
+    rows: tuple[str, Sequence[str]],
+    columns: tuple[str, Sequence[str]],
+    title: str,
+    subtitle: str = "",
+) -> Figure:
+    """Figures over a grid of two settings: panels[figure] (values of the row's setting, values of the column's).
+
+    rows, columns: name of the setting and its values.
+    """
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    cell = 0.5
+    panel_width, panel_height = cell * len(columns[1]) + 1.3, 0.6 * cell * len(rows[1]) + 0.75
+    width = max(panel_width * across + 0.2, 3.2)
+    lines_above = _wrapped(subtitle, width)
+    headings = 0.3 + 0.14 * len(lines_above) + (0.06 if lines_above else 0)
+    height = panel_height * down + headings + 0.1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(down, across, squeeze=False).flatten()
+        for panel, (name, array) in zip(axes, panels.items(), strict=False):
+            drawn = panel.imshow(array, cmap="viridis", aspect="auto")
+            for (row, column), value in np.ndenumerate(array):
+                shade = drawn.norm(value)
+                panel.text(
+                    column, row, "-" if np.isnan(value) else f"{value:.4g}", ha="center", va="center", fontsize=6.5,
+                    color="black" if shade > 0.6 or np.isnan(value) else "white",
+                )  # fmt: skip
+            panel.set_title(name, loc="left")
+            panel.set_xticks(range(len(columns[1])), [_shortened(value) for value in columns[1]])
+            panel.set_yticks(range(len(rows[1])), [_shortened(value) for value in rows[1]])
+            panel.set_xlabel(columns[0])
+            panel.set_ylabel(rows[0])
+            panel.tick_params(labelsize=7, length=0)
+            for spine in panel.spines.values():
+                spine.set_visible(False)
+        for panel in axes[len(panels) :]:
+            panel.set_visible(False)
+        _headings(figure, title, "\n".join(lines_above))
+        figure.tight_layout(rect=(0, 0, 1, 1 - headings / height))
     return figure
 
 
@@ -417,6 +513,30 @@ def _headings(figure: Figure, title: str, subtitle: str) -> None:
         figure.text(
             0.1 / figure.get_figwidth(), 1 - 0.27 / height, subtitle, ha="left", va="top", fontsize=7, color="#555555"
         )
+
+
+def _legend(figure: Figure, colours: Mapping[str, Any], columns: int, top: float) -> None:
+    """A legend of labels and their colours under the headings, which end at `top` (fraction of the figure)."""
+    figure.legend(
+        handles=[Line2D([], [], color=colour, linewidth=1.5, label=label) for label, colour in colours.items()],
+        loc="upper left", bbox_to_anchor=(0.1 / figure.get_figwidth(), top), ncols=columns, fontsize=8, borderpad=0,
+        borderaxespad=0,
+    )  # fmt: skip
+
+
+def _colours(count: int) -> list[Any]:
+    """That many colours that can be told apart, in an order of brightness where they are many."""
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count)))
+
+
+def _shortened(value: str) -> str:
+    """A setting's value for an axis: a number to three digits."""
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value
 
 
 def _join(*parts: str) -> str:

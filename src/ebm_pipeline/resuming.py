@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from ebm_pipeline import tracking
 from ebm_pipeline.configuration import plain
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.tracking import RUN_FILE, RunRecord
+
+log = logging.getLogger(__name__)
 
 NOT_OF_THE_RUN = ("hydra", "resume")
 MOST_DIFFERENCES = 5  # shown in a message
@@ -94,14 +97,33 @@ def _differences(folder: Path, config: DictConfig) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time works in a run's folder; the lock ends with the process, however it ends."""
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """One process at a time works in a run's folder; the lock ends with the process, however it ends.
+
+    wait: for a process that is at work there (the job of a sweep whose head was killed), instead of a UserError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f"another process is at work on the run in {folder}: wait until it ends, or start a new run without resume=auto"
-            ) from error
+            if not wait:
+                raise UserError(
+                    f"another process is at work on the run in {folder}: wait until it ends, or start a new run without "
+                    "resume=auto"
+                ) from error
+            log.info(f"another process is at work on the run in {folder}: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a process works on the run in this folder."""
+    try:
+        with open(folder / "lock", "rb+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ebm_pipeline import resuming, tracking
 from ebm_pipeline.comparison import by_size, compare
 from ebm_pipeline.configuration import open_experiment
 from ebm_pipeline.errors import UserError
-from ebm_pipeline.tracking import PARENT_VARIABLE, Tracker
+from ebm_pipeline.tracking import ERROR_TAG, PARENT_VARIABLE, RunRecord, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -76,30 +77,59 @@ def start_sweep(config: DictConfig) -> None:
     os.environ[PARENT_VARIABLE + "_FOLDER"] = str(folder)
 
 
-def finish_sweep(status: str) -> None:
-    """Compare the runs that the sweep finished and end its parent run. Does nothing where there was no sweep.
+@dataclass(frozen=True)
+class Job:
+    """What became of a job: its folder, its run if it came so far, and how that ended."""
+
+    folder: Path
+    run: RunRecord | None
+    status: str  # of MLflow; FAILED where the job ended before it had a run
+
+    def __str__(self) -> str:
+        name = f"{self.folder.name} ({self.run.name})" if self.run else self.folder.name
+        reason = self.run.tags.get(ERROR_TAG, "") if self.run else "no run was begun"
+        return f"{name}: {self.status.lower()}{f', {reason}' if reason else ''}"
+
+
+def jobs_of(folder: Path, uri: str, run_id: str) -> list[Job]:
+    """The jobs that Hydra began in a sweep's folder. A run that is open though nobody works on it is marked as killed."""
+    runs = {run.run_id: run for run in tracking.children(uri, run_id)}
+    jobs = []
+    for path in sorted(path.parent for path in folder.rglob(".hydra") if path.is_dir()):
+        run = runs.pop(tracking.read_run_file(path).get("run_id", ""), None)
+        status = run.status if run else "FAILED"
+        if run and status == "RUNNING" and not resuming.at_work(path):
+            Tracker(uri, run.run_id, "").finish(status := "KILLED")
+        jobs.append(Job(path, run, status))
+    for run in runs.values():  # begun by a process that was killed before it could write the run's file
+        if run.status == "RUNNING":
+            Tracker(uri, run.run_id, "").finish("KILLED")
+    return jobs
+
+
+def finish_sweep(status: str) -> bool:
+    """Compare the runs that the sweep finished, end its parent run, and say what became of every job.
 
     status: FINISHED, FAILED or KILLED, how the command ended; after an interruption there is nothing to compare yet.
+    Returns whether all jobs finished; True where there was no sweep.
     """
     run_id = os.environ.pop(PARENT_VARIABLE, None)
-    folder = os.environ.pop(PARENT_VARIABLE + "_FOLDER", None)
-    if run_id is None or folder is None:
-        return
-    uri = tracking.run_of(Path(folder))["tracking_uri"]
-    record = tracking.find_run(uri, folder)
-    tracker = Tracker(uri, run_id, "", Path(folder))
-    runs = tracking.children(uri, record.run_id)
+    name = os.environ.pop(PARENT_VARIABLE + "_FOLDER", None)
+    if run_id is None or name is None:
+        return True
+    folder = Path(name)
+    uri = tracking.run_of(folder)["tracking_uri"]
+    tracker = Tracker(uri, run_id, "", folder)
+    jobs = jobs_of(folder, uri, run_id)
     if status == "KILLED":
-        for run in runs:
-            if run.status == "RUNNING":  # in another process, which ended with this one
-                Tracker(uri, run.run_id, "").finish("KILLED")
         tracker.finish("KILLED")
-        return
-    finished = sorted((run for run in runs if run.status == "FINISHED"), key=by_size)
-    for run in runs:
-        if run.status != "FINISHED":
-            log.error(f"{run.name}: {run.status.lower()}; {run.output_dir}")
+        return False
+    finished = [job.run for job in jobs if job.run and job.status == "FINISHED"]
     if finished:
-        compare(uri, finished, Path(folder), tracker)
-    tracker.finish(status if len(finished) == len(runs) else "FAILED")
+        compare(uri, sorted(finished, key=by_size), folder, tracker)
+    missing = [job for job in jobs if job.status != "FINISHED"]
+    lines = [f"{len(jobs)} jobs: {len(finished)} finished, {len(missing)} not", *(f"  {job}" for job in missing)]
+    log.log(logging.ERROR if missing else logging.INFO, "\n".join(lines))
+    tracker.finish("FAILED" if missing else status)
     log.info(f"pictures and table: {folder}\nMLflow store: {uri} (make ui opens it)")
+    return not missing

@@ -52,10 +52,12 @@ MODEL_FILE = "model.h5"
 OUTPUT_TAG = "ebm.output_dir"
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"  # Markdown that the page of a run shows
+ERROR_TAG = "error"  # why a run failed
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development"
 }  # the UI's pages for training, not for language models
 PARAMETER_LIMIT = 6000  # characters of a parameter's value that MLflow keeps
+MOST_OF_ERROR = 500  # characters kept of why a run failed
 BATCH = 100  # parameters or tags per call
 IMAGE_FILE = re.compile(
     r"images/(.+)[+%]step[+%](\d+)[+%]timestamp[+%].*\.png$"
@@ -149,6 +151,8 @@ class Tracker:
             client = MlflowClient(uri)
             client.update_run(run_id, status="RUNNING")
             run = client.get_run(run_id)
+            if ERROR_TAG in run.data.tags:
+                client.delete_tag(run_id, ERROR_TAG)
             tracker = cls(uri, run_id, run.info.experiment_id, folder)
             if tracker.send_kept():
                 run = client.get_run(run_id)
@@ -324,8 +328,13 @@ class Tracker:
     ) -> None:
         if kind is None:
             self.finish("FINISHED")
+        elif issubclass(kind, Exception):
+            self.set_tags(
+                {ERROR_TAG: f"{'' if issubclass(kind, UserError) else kind.__name__ + ': '}{error}"[:MOST_OF_ERROR]}
+            )
+            self.finish("FAILED")
         else:
-            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+            self.finish("KILLED")
 
 
 def check_registration(name: str) -> None:
