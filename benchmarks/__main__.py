@@ -18,9 +18,10 @@ BENCHMARKS = {
     "digits": studies.digits,
     "likelihood": studies.likelihood,
     "study": studies.study,
+    "sparsity": studies.sparsity,
     "resume": resume.resume,
 }
-NEED_MNIST = {"speed", "memory", "likelihood", "study"}
+NEED_MNIST = {"speed", "memory", "likelihood", "study", "sparsity"}
 
 
 def main() -> None:
