@@ -18,10 +18,11 @@ BENCHMARKS = {
     "digits": studies.digits,
     "likelihood": studies.likelihood,
     "study": studies.study,
+    "sparsity": studies.sparsity,
     "resume": resume.resume,
     "tracking": tracking_cost.tracking,
 }
-NEED_MNIST = {"speed", "memory", "likelihood", "study", "tracking"}
+NEED_MNIST = {"speed", "memory", "likelihood", "study", "sparsity", "tracking"}
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ def trained(
 ) -> BoltzmannMachine:
     """A machine after `steps` updates of PCD-1 (or CD-1) with batches of 100 and a rate that falls to zero (or stays)."""
     mean = images.mean(0)
-    machine = initialize(layers, lambda low, high, g: normal(low, high, g, std=0.05), mean, generator)
+    machine = initialize(layers, lambda low, high, g, images: normal(low, high, g, std=0.05), mean, generator)
     kind = PersistentContrastiveDivergence if persistent else ContrastiveDivergence
     objective = kind(Gibbs(1), MeanField())
     chains: States | None = start_at_mean(machine, 100, mean, generator) if persistent else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.common import ais, command, table
 from ebm_pipeline.evaluation.ais import LogPartition
 from ebm_pipeline.evaluation.likelihood import LogLikelihood
+from ebm_pipeline.storage import load_model
 
 HEADER = ["model", "test, nats per image", "standard error", "effective sample size", "temperatures"]
 
@@ -47,6 +48,20 @@ def study(output: Path) -> None:
     done = command("ebm-train", "-m", "experiment=notebook", f"hydra.sweep.dir={folder}/sweep", output=folder)
     print(f"the study on MNIST: {done.seconds / 60:.1f} minutes\n")
     study_likelihoods(folder / "sweep")
+
+
+def sparsity(output: Path) -> None:
+    """The study's RBM with L1 by subgradient and by proximal step: weights that are exactly 0, and the likelihoods."""
+    rows = []
+    for model in ("rbm_l1", "rbm_l1_proximal"):
+        folder = output / "sparsity" / model
+        command(
+            "ebm-train", "experiment=notebook", f"model={model}", f"hydra.run.dir={folder}", output=output / "sparsity"
+        )
+        weights = load_model(folder / "model.h5").machine.weights[0]
+        zeros = f"{float((weights == 0).float().mean()):.1%}"
+        rows.append([*row(model, ais(folder / "model.h5", "test", 20_000)), zeros])
+    table([*HEADER, "weights exactly 0"], rows)
 
 
 def study_likelihoods(sweep: Path) -> None:

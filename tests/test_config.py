@@ -138,7 +138,9 @@ def test_every_model_makes_a_machine(option: str, initialization: str) -> None:
     weights = built("initialization", initialization)
     mean = torch.linspace(0.1, 0.9, 64)
     layers = list(model.layers.values())
-    machine = initialize(layers, weights, mean, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    images = (torch.rand(200, 64, generator=generator) < mean).float()
+    machine = initialize(layers, weights, mean, generator, None if layers[1].units > 64 else images)
     assert all(layer.units == (128 if layer.kind == "mixed" else 64) for layer in machine.layers)
     assert all(0 < float(matrix.std()) < 0.2 for matrix in machine.weights)
     torch.testing.assert_close(machine.layers[0].mean(torch.zeros(64)), mean)
@@ -300,6 +302,8 @@ MISTAKES = [
     ("optimizer.lr=abc", "lr"),
     ("optimizer.lr=-1", "lr|learning rate"),
     ("optimizer.lr=null", "lr"),
+    ("training.averaging=0", r"training\.averaging"),
+    ("training.averaging=1.5", r"training\.averaging"),
     ("sampler.steps=0", r"sampler\.steps"),
     ("sampler.steps=1.5", r"sampler\.steps"),
     ("mean_field.max_steps=0", "max_steps"),

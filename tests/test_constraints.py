@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from helpers import normal
 from test_training import fit, monitored, recipe, small_machine, stripes
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ebm_pipeline.errors import UserError
-from ebm_pipeline.training import Constraint, FixedColumnNorm, NonNegative, ProximalL1
+from ebm_pipeline.training import Constraint, FixedColumnNorm, NonNegative, ProximalL1, ZeroMask
+from ebm_pipeline.training.constraints import step_size
 from ebm_pipeline.training.module import BoltzmannTraining
 from ebm_pipeline.training.pretraining import recipe_for
 
@@ -21,11 +28,71 @@ def test_the_proximal_step_minimizes_its_definition(generator: torch.Generator) 
     weights = normal(generator, 5, 4)
     found = weights.clone()
     ProximalL1(NAMES, 2.0).apply(found, 0.3)
+    for_each = weights.clone()
+    ProximalL1(NAMES, 2.0).apply(for_each, torch.full_like(weights, 0.3))
+    assert torch.equal(for_each, found)
     grid = torch.linspace(-4, 4, 80_001, dtype=torch.float64)
     cost = 0.5 * (grid - weights[..., None]).square() + 0.6 * grid.abs()
     torch.testing.assert_close(found, grid[cost.argmin(-1)], rtol=0, atol=1e-4)
     assert torch.equal(found == 0, weights.abs() <= 0.6)
     assert 0 < int((found == 0).sum()) < 20
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "strength"),
+    [
+        (partial(torch.optim.SGD, lr=0.05), 0.7),
+        (partial(torch.optim.SGD, lr=0.01, momentum=0.9), 0.7),
+        (partial(torch.optim.Adam, lr=0.01, betas=(0.9, 0.99)), 0.7),
+        (partial(torch.optim.AdamW, lr=0.01, weight_decay=0.0, betas=(0.9, 0.99)), 0.7),
+    ],
+)
+def test_whatever_the_optimizer_the_proximal_step_ends_at_the_least_cost(
+    optimizer: Callable[[list[Tensor]], Optimizer], strength: float
+) -> None:
+    """argmin (c/2) (w - a)^2 + strength |w| is a - strength sign(a) / c, or 0 where c |a| <= strength; gradients are noisy."""
+    generator = torch.Generator().manual_seed(3)
+    curvature, centre = torch.tensor([1.0, 4.0, 1.0, 0.25, 2.0]), torch.tensor([2.0, -1.0, 0.5, 2.0, 0.3])
+    weights = centre.clone()
+    own = optimizer([weights])
+    tail = torch.zeros_like(weights)
+    for update in range(3000):
+        noise = 0.1 * torch.randn(5, generator=generator)
+        weights.grad = curvature * (weights - centre) + noise
+        own.step()
+        ProximalL1(NAMES, strength).apply(weights, step_size(own, weights))
+        tail += weights / 1000 if update >= 2000 else 0
+    cost = centre.sign() * (centre.abs() - strength / curvature).clamp(min=0)
+    assert int((cost == 0).sum()) == 3
+    torch.testing.assert_close(tail, cost, rtol=0, atol=0.05)
+    assert bool((weights[cost == 0] == 0).any())
+
+
+def test_a_weight_whose_gradient_was_always_zero_is_zero_after_the_first_adaptive_step() -> None:
+    weights = torch.tensor([0.3, 0.3])
+    own = torch.optim.Adam([weights], lr=0.01)
+    weights.grad = torch.tensor([0.0, 1.0])
+    own.step()
+    ProximalL1(NAMES, 0.01).apply(weights, step_size(own, weights))
+    torch.testing.assert_close(weights, torch.tensor([0.0, 0.3 - 0.01 - 0.0001]))
+
+
+def test_a_mask_keeps_weights_at_zero(tmp_path: Path, generator: torch.Generator) -> None:
+    kept = np.tri(6, 4, dtype=bool)
+    np.save(tmp_path / "kept.npy", kept)
+    images = stripes(20)
+    own = recipe(lr=0.5, constraints=(ZeroMask(NAMES, str(tmp_path / "kept.npy")),))
+    module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(stripes()))
+    fit(module, images, 1)
+    assert np.array_equal(module.machine.weights[0].numpy() != 0, kept)
+    np.save(tmp_path / "other.npy", kept.T)
+    for name, message in (
+        ("other.npy", r"shape \(6, 4\); got bool of the shape \(4, 6\)"),
+        ("none.npy", "a mask is a .npy file that is there"),
+    ):
+        wrong = recipe(constraints=(ZeroMask(NAMES, str(tmp_path / name)),))
+        with pytest.raises(UserError, match=message):
+            BoltzmannTraining(small_machine(6, 4), wrong, images.mean(0), monitored(images))
 
 
 def test_columns_get_their_norm_and_signs_their_side(generator: torch.Generator) -> None:

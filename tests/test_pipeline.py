@@ -241,6 +241,33 @@ def test_a_finished_run_is_evaluated_from_its_own_files(run: Run, outputs: Path,
     assert metrics["validation/independent_log_likelihood"] == pytest.approx(figures["independent_log_likelihood"])
 
 
+def test_averaged_weights_stand_beside_the_last(finished: Callable[[str], Run], outputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    last = trained("rbm", outputs, folder, "training.averaging=0.5")
+    files = [weights_of(folder / name) for name in ("model.h5", tracking.AVERAGED_FILE)]
+    plain = weights_of(finished("rbm")[1] / "model.h5")
+    for name, array in plain.items():
+        np.testing.assert_array_equal(files[0][name], array, err_msg=name)
+    assert not np.array_equal(files[1]["weights/0"], plain["weights/0"])
+    record = record_of(outputs, folder)
+    assert 0 < record.metrics["averaged/reconstruction_error"] != record.metrics["reconstruction_error"]
+    overrides = (f"run={folder}", "part=validation", "weights=averaged", "seed=137", "threads=1")
+    config = composed(*overrides, name="evaluate", output_root=outputs)
+    config.likelihood = config.diagnostics = None
+    figures = assessment.evaluate(config, config.run, tmp_path / "evaluation")
+    assert figures["denoising_error"] == pytest.approx(last["averaged/denoising_error"], rel=1e-4)
+    after = record_of(outputs, folder)
+    assert after.metrics["averaged/validation/denoising_error"] == pytest.approx(figures["denoising_error"])
+    assert after.tags["verdict"] == record.tags["verdict"]
+    for reference, weights, message in (
+        (finished("rbm")[1], "averaged", r"no averaged weights: train with training\.averaging"),
+        (folder, "mean", "weights must be one of last, averaged; got 'mean'"),
+    ):
+        config = composed(f"run={reference}", f"weights={weights}", name="evaluate", output_root=outputs)
+        with pytest.raises(UserError, match=message):
+            assessment.evaluate(config, config.run, tmp_path / "evaluation")
+
+
 # ---------------------------------------------------------------------------------------------- seeds, objectives
 
 

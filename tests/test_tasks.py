@@ -15,6 +15,8 @@ from torch import Tensor
 from ebm_pipeline import cli
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.inference import MeanField
+from ebm_pipeline.layers import Bernoulli
+from ebm_pipeline.machine import assemble
 from ebm_pipeline.pipeline import train
 from ebm_pipeline.samplers import anneal, inpaint, start_at_mean
 from ebm_pipeline.storage import SavedModel, save_model
@@ -45,6 +47,29 @@ def test_inpainted_means_are_the_exact_conditional_ones(units: tuple[int, ...]) 
     assert torch.equal(means[:, known], several[:, known])
     assert_mean_close(means[:, ~known], exact[~known])
     assert_mean_close(sample[:, ~known], exact[~known])
+
+
+def test_tempered_fantasies_have_the_weights_of_far_modes() -> None:
+    """Units that are all off or all on, 0.8 to 0.2: Gibbs chains stay where they start, half of them in each."""
+    coupling, size = 6.0, 6
+    weights = torch.full((size, 2), coupling)
+    bias = torch.full((size,), -coupling + torch.log(torch.tensor(0.25)) / size)
+    hidden = torch.full((2,), -coupling * size / 2)
+    machine = assemble([Bernoulli(bias), Bernoulli(hidden)], [weights])
+    states, probabilities = joint_probabilities(machine.map(Tensor.double))
+    exact = float(probabilities @ (states[0].mean(1) > 0.5).double())
+    assert exact == pytest.approx(0.2, abs=0.02)
+    model = SavedModel(machine, torch.full((size,), 0.2), (2, 3), "")
+    given = torch.zeros(600, size)
+    given[:300] = 1.0
+    shares = [
+        float(
+            (Fantasies(sweeps=200, replicas=replicas)(model, given, 1).arrays["fantasies"].mean(1) > 0.5).float().mean()
+        )
+        for replicas in (None, 8)
+    ]
+    assert shares[0] > exact + 0.1
+    assert shares[1] == pytest.approx(exact, abs=5 * (exact * (1 - exact) / 600) ** 0.5)
 
 
 def test_hidden_values_are_not_read() -> None:
@@ -109,6 +134,13 @@ def test_answers_hold_what_they_say() -> None:
     annealed = Fantasies(sweeps=40, start_beta=0.5)(model, given, 1)
     assert "not checked" in annealed.made["fantasies"]
     assert not annealed.figures
+    tempered = Fantasies(sweeps=40, replicas=3)(model, given, 1)
+    assert tempered.arrays["fantasies"].shape == (20, 6)
+    assert "parallel tempering with 3 replicas (swap rates " in tempered.made["fantasies"]
+    assert {"r_hat", "swap_rate_1", "swap_rate_2", "round_trips"} == set(tempered.figures)
+    assert tempered.figures["round_trips"] > 1
+    with pytest.raises(UserError, match="set one of them"):
+        Fantasies(replicas=3, start_beta=0.5)
     inpainted = Inpainting(mask="left_half", sweeps=20, chains=3)(model, given, 1)
     left = hidden_pixels("left_half", 0.5, (2, 3), 1)
     assert torch.equal(inpainted.arrays["inpainted"][:, ~left], given[:, ~left])

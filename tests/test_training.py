@@ -27,7 +27,7 @@ from ebm_pipeline.machine import EVEN, BoltzmannMachine, assemble
 from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 from ebm_pipeline.objectives.contrast import contrast_exact
 from ebm_pipeline.samplers import Gibbs
-from ebm_pipeline.training import L1, L2, Penalty, Pretraining, power_law
+from ebm_pipeline.training import L1, L2, AdaptiveL1, Penalty, Pretraining, SparsityTarget, power_law
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.blocks import Blocks
 from ebm_pipeline.training.centring import centre
@@ -100,6 +100,55 @@ def test_training_finds_the_structure(centring: float | None, objective: type) -
     assert module.trainer.callback_metrics["reconstruction_error"] < 0.3
 
 
+def test_the_sparsity_target_moves_biases_by_its_gradient(generator: torch.Generator) -> None:
+    """Of the cross entropy by the total input, for units with one input for all images; for others only the mean counts."""
+    bias = normal(generator, 4).requires_grad_()
+    activity = torch.sigmoid(bias)
+    cross_entropy = -(0.2 * activity.log() + 0.8 * (1 - activity).log()).sum()
+    (expected,) = torch.autograd.grad(2.0 * cross_entropy, bias)
+    spread = normal(generator, 30, 4)
+    states = activity.detach() + 0.01 * (spread - spread.mean(0))
+    gradient = {"layers/1/bias": torch.ones(4, dtype=torch.float64)}
+    SparsityTarget(2.0, ["layers/1/bias"], 0.2).add({}, gradient, (torch.zeros(30, 6), states))
+    torch.testing.assert_close(gradient["layers/1/bias"], 1 + expected)
+
+
+def test_the_sparsity_target_is_met_and_fits_only_hidden_bernoulli_units() -> None:
+    images = stripes()
+    activities = []
+    for penalties in ((), (SparsityTarget(4.0, ["layers/1/bias"], 0.1),)):
+        module = BoltzmannTraining(
+            small_machine(6, 4), recipe(lr=0.5, epochs=30, penalties=penalties), images.mean(0), monitored(images)
+        )
+        fit(module, images, 30)
+        activities.append(float(module.machine.mean((images, None), 1)[1].mean()))
+    assert activities[0] > 0.3
+    assert activities[1] == pytest.approx(0.1, abs=0.05)
+    for name in ("layers/0/bias", "weights/0"):
+        wrong = recipe(penalties=(SparsityTarget(1.0, [name], 0.1),))
+        with pytest.raises(UserError, match=f"bias of a Bernoulli hidden layer .layers/1/bias.; got {name}"):
+            BoltzmannTraining(small_machine(6, 4), wrong, images.mean(0), monitored(images))
+    with pytest.raises(UserError, match="target of the activity"):
+        SparsityTarget(1.0, ["layers/1/bias"], 1.0)
+
+
+def test_in_pretraining_the_sparsity_target_stays_with_the_hidden_layer() -> None:
+    own = recipe(penalties=(SparsityTarget(1.0, ["layers/1/bias", "layers/2/bias"], 0.1),))
+    named = [recipe_for(own, index).penalties[0].parameters for index in (0, 1)]
+    assert named == [["layers/1/bias"], ["layers/1/bias"]]
+    data = tuple(torch.tensor([float(index)]) for index in range(3))
+    assert Arrangement.MIRRORED_VISIBLE.own(data) == data[:2]
+    assert Arrangement.MIRRORED_HIDDEN.own(data) == (data[1], data[0])
+
+
+def test_adaptive_l1_is_the_gradient_of_its_definition(generator: torch.Generator) -> None:
+    weights = normal(generator, 5, 3).requires_grad_()
+    (expected,) = torch.autograd.grad(0.7 / 2 * weights.abs().sum(0).square().sum(), weights)
+    gradient = torch.zeros(5, 3, dtype=torch.float64)
+    AdaptiveL1(0.7, ["weights/0"]).add_gradient(weights.detach(), gradient)
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_fixed_parameters_do_not_move() -> None:
     images = stripes()
     layers = [Bernoulli.create(6), Gaussian.create(3)]
@@ -110,6 +159,32 @@ def test_fixed_parameters_do_not_move() -> None:
     assert torch.equal(trained["layers/1/bias"], torch.zeros(3))
     assert torch.equal(trained["layers/1/variance"], torch.ones(3))
     assert not torch.equal(trained["weights/0"], machine.weights[0])
+
+
+def test_the_average_is_the_mean_over_the_updates_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, step = stripes(100), BoltzmannTraining.update
+    seen: list[tuple[int, Tensor]] = []
+
+    def watched(module: BoltzmannTraining, batch: Tensor) -> None:
+        step(module, batch)
+        seen.append((module.current_epoch, module.machine.weights[0].double()))
+
+    monkeypatch.setattr(BoltzmannTraining, "update", watched)
+    modules = [
+        BoltzmannTraining(small_machine(6, 4), recipe(average_from=start), images.mean(0), monitored(stripes()))
+        for start in (None, 1)
+    ]
+    for module in modules:
+        assert module.averaged_machine is None
+        fit(module, images)
+    plain, averaging = modules
+    assert plain.averaged_machine is None
+    assert averaging.averaged_machine is not None
+    assert torch.equal(averaging.machine.weights[0], plain.machine.weights[0])
+    late = torch.stack([weights for epoch, weights in seen[len(seen) // 2 :] if epoch >= 1])
+    assert len(late) == 10
+    torch.testing.assert_close(averaging.averaged_machine.weights[0].double(), late.mean(0), rtol=1e-5, atol=1e-7)
+    assert not torch.equal(averaging.averaged_machine.weights[0], averaging.machine.weights[0])
 
 
 def test_the_step_is_gradient_plus_penalty(generator: torch.Generator) -> None:

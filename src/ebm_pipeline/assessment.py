@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ebm_pipeline import plots, tracking
 from ebm_pipeline.configuration import build, build_data, check_keys, read_run_config, set_up_torch, tracking_uri
 from ebm_pipeline.data import DataSet
+from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
@@ -31,6 +32,8 @@ from ebm_pipeline.tracking import Tracker
 log = logging.getLogger(__name__)
 
 MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is computed on
+LAST = "last"
+WEIGHTS = {LAST: tracking.MODEL_FILE, "averaged": tracking.AVERAGED_FILE}
 MOST_LAYERS = 20  # whose weights a report looks for
 DIAGNOSIS_PICTURES = ("chains_by_sweeps", "approach", "samples_against_data", "moments", "energy_traces")
 
@@ -149,14 +152,25 @@ def _existing(paths: Iterable[Path]) -> list[Path]:
 
 def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, float]:
     """`ebm-evaluate`: figures of a finished run on a part of its own data, to the terminal, the run and a file."""
-    known = {"run", "part", "seed", "threads", "likelihood", "diagnostics", "verdict", "output_root", "tracking"}
+    known = {
+        "run",
+        "part",
+        "weights",
+        "seed",
+        "threads",
+        "likelihood",
+        "diagnostics",
+        "verdict",
+        "output_root",
+        "tracking",
+    }
     check_keys(config, known, "")
     set_up_torch(config.threads)
     settings = Settings.of(config)
     record = tracking.find_model(tracking_uri(config), reference)
     assert record.output_dir is not None
     own = read_run_config(record.output_dir)
-    saved = load_model(record.output_dir / "model.h5")
+    saved = load_model(weights_file(record.output_dir, config.weights))
     data = build_data(own)
     images = data.images(config.part)
     mean_field: MeanField = build(own.mean_field, "mean_field")
@@ -164,23 +178,40 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     chosen = MonitoredImages(images, data.images("train", len(images)), flip_pixels(images, flips, config.seed))
     monitored = monitor(saved.machine, chosen, mean_field, config.seed)
     found = assess(settings, saved, data, config.part, monitored, mean_field, config.seed)
+    last = config.weights == LAST
     about = f"{config.part} part of {data.name} ({len(images)} images, transform {data.transform.name})"
+    if not last:
+        about = f"{config.weights} weights, {about}"
     lines = [f"{record.name}, {about}"]
     lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in monitored.items()]
     lines += [f"  {line}" for line in str(found).splitlines()]
     log.info("\n".join(lines))
     figures = monitored | {name.removeprefix(f"{config.part}/"): value for name, value in found.figures.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(
-        json.dumps({"run": record.run_id, "part": config.part, **figures}, indent=1)
-    )
+    described = {"run": record.run_id, "part": config.part, "weights": config.weights}
+    (folder / "evaluation.json").write_text(json.dumps({**described, **figures}, indent=1))
     uri = tracking.run_of(record.output_dir)["tracking_uri"]
     tracker = Tracker(uri, record.run_id, "", record.output_dir)
-    tracker.log_metrics({name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}, 0)
-    tracker.log_text("\n".join(lines), f"evaluation_{config.part}.txt")
-    record_assessment(found, record.name, data.image_shape, folder, tracker)
-    write_report(found, figures, record.name, f"{about}; run {record.run_id}", record.output_dir, folder, tracker)
+    prefix, suffix = ("", "") if last else (f"{config.weights}/", f"_{config.weights}")
+    named = {name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}
+    tracker.log_metrics({prefix + name: value for name, value in named.items()}, 0)
+    tracker.log_text("\n".join(lines), f"evaluation_{config.part}{suffix}.txt")
+    if last:  # verdict, pictures and report of a run are those of its last weights
+        record_assessment(found, record.name, data.image_shape, folder, tracker)
+        write_report(found, figures, record.name, f"{about}; run {record.run_id}", record.output_dir, folder, tracker)
     return figures
+
+
+def weights_file(folder: Path, weights: str) -> Path:
+    """The file of a run's last or averaged weights."""
+    if weights not in WEIGHTS:
+        raise UserError(f"weights must be one of {', '.join(WEIGHTS)}; got {weights!r}")
+    path = folder / WEIGHTS[weights]
+    if weights != LAST and not path.is_file():
+        raise UserError(
+            f"the run in {folder} has no {weights} weights: train with training.averaging=0.25, or the like"
+        )
+    return path
 
 
 def measure_likelihood(

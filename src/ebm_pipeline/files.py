@@ -1,11 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all; masks that are read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ebm_pipeline.errors import UserError
 
@@ -33,6 +37,20 @@ def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(text)
+
+
+def read_truth_values(path: Path, shape: Sequence[int] | None = None) -> NDArray[np.bool_]:
+    """Truth values of a .npy file; raises UserError if it is none, damaged, or of another shape than `shape`."""
+    if path.suffix != ".npy" or not path.is_file():
+        raise UserError(f"a mask is a .npy file that is there; got {path}")
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is damaged or no .npy file ({error})") from error
+    if array.dtype.kind not in "biu" or (shape is not None and array.shape != tuple(shape)):
+        wanted = "" if shape is None else f" of the shape {tuple(shape)}"
+        raise UserError(f"{path} must hold truth values{wanted}; got {array.dtype} of the shape {array.shape}")
+    return array != 0
 
 
 def remove_partial(folder: Path) -> None:

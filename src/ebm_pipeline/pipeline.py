@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ebm_pipeline.configuration import build, build_data, call, check_keys, open
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
-from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels
+from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.initialization import initialize
@@ -58,12 +58,13 @@ TRAIN_KEYS = {
     "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "diagnostics", "verdict", "resume",
     "metric",
 }  # fmt: skip
-TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
+TRAINING_KEYS = {"epochs", "chains", "products", "centring", "averaging"}
 TRACKING_KEYS = {"uri", "experiment", "run_name", "tags", "system_metrics", "log_model", "register_as"}
 EXAMPLES = 32  # images shown of a data set
 SERVED_EXAMPLES = 2  # images that come with the MLflow model, as the example of its input
 MOST_SEED = 2**32 - 1  # what NumPy takes
 VALIDATION = "validation/"  # how figures of the validation images begin, in the store
+MOST_INITIALIZING = 10_000  # training images that weights can be initialized by
 MOST_MONITORED = 3000  # images per part that the monitored figures are computed on
 
 
@@ -81,6 +82,7 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
         chains=config.training.chains,
         products=config.training.products,
         centring=config.training.centring,
+        average_from=average_from(config.training.averaging, epochs),
         seed=config.seed,
         penalties=tuple(model.penalties),
         constraints=tuple(model.constraints),
@@ -88,6 +90,14 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
     )
     rehearse(recipe)
     return recipe
+
+
+def average_from(share: float | None, epochs: int) -> int | None:
+    """The first epoch of the last `share` of the epochs, at least one, whose weights are averaged."""
+    if share is None:
+        return None
+    check_number("training.averaging, if not null,", share, 0, 1, open_low=True)
+    return epochs - max(1, round(share * epochs))
 
 
 def rehearse(recipe: Recipe) -> None:
@@ -230,7 +240,8 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
     data_mean = data.train_mean().float()
     generator = torch.Generator().manual_seed(config.seed)
     weights = build(config.initialization, "initialization")
-    initial = call(initialize, "initialization", list(model.layers.values()), weights, data_mean, generator)
+    layers, examples = list(model.layers.values()), data.images("train", MOST_INITIALIZING)
+    initial = call(initialize, "initialization", layers, weights, data_mean, generator, examples)
     monitored = monitored_images(data, pictures.flips, config.seed)
     initial.layers[0].check_data(monitored.validation)
     count = process_count(config, data)
@@ -292,6 +303,7 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         last = {name: values[-1] for name, (_, values) in record.history.items()}
         last |= {"parameters": float(count_parameters(module)), "training_seconds": seconds}
         tracker.log_metrics({name: last[name] for name in ("parameters", "training_seconds")}, step)
+        last |= record_averaged(work, module, saved, step)
         write_history(folder / "metrics.csv", record)
         chosen_by = str(config.metric).startswith(VALIDATION)
         part = "test" if data.test and config.likelihood is not None and not chosen_by else "validation"
@@ -372,6 +384,23 @@ def log_model(work: Training, example: Tensor) -> None:
     work.tracker.log_file(folder, folder.name)
     if work.config.tracking.register_as is not None:
         work.tracker.register(folder.name, str(work.config.tracking.register_as))
+
+
+def record_averaged(work: Training, module: BoltzmannTraining, last: SavedModel, step: int) -> dict[str, float]:
+    """The averaged weights, if there are any, as a file beside that of the `last`; their monitored figures."""
+    averaged = module.averaged_machine
+    if averaged is None:
+        return {}
+    machine = averaged.map(Tensor.cpu)
+    path = work.folder / tracking.AVERAGED_FILE
+    save_model(path, replace(last, machine=machine))
+    work.tracker.log_file(path)
+    found = monitor(machine, work.monitored, module.recipe.mean_field, module.recipe.seed)
+    shown_figures = "  ".join(f"{label} {shown(key, found)}" for key, label in COMPARED.items() if key in found)
+    log.info(f"{work.model.name}, averaged weights: {shown_figures}")
+    figures = {f"averaged/{name}": value for name, value in found.items()}
+    work.tracker.log_metrics(figures, step)
+    return figures
 
 
 def monitored_images(data: DataSet, flips: float, seed: int) -> MonitoredImages:

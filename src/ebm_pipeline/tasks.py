@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ebm_pipeline.errors import UserError, check_number, check_whole
 from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, equilibrate
 from ebm_pipeline.evaluation.metrics import flip_pixels
+from ebm_pipeline.files import read_truth_values
 from ebm_pipeline.inference import MeanField, up_and_down
-from ebm_pipeline.samplers import anneal, inpaint, start_at_mean
+from ebm_pipeline.samplers import Gibbs, ParallelTempering, Sampler, anneal, inpaint, start_at_mean
 from ebm_pipeline.storage import SavedModel
 
 MASKS = ("lower_half", "upper_half", "left_half", "right_half", "box", "random")
@@ -51,26 +51,44 @@ class Fantasies(Task):
     """As many samples of the model as there are images.
 
     With start_beta = 1 half of the chains start from the images and half from noise, and R-hat says whether that is still to
-    be seen after `sweeps` Gibbs sweeps. Below 1 the sweeps anneal from that inverse temperature, from independent pixels
-    at the data mean: better looking samples, in no exact equilibrium.
+    be seen after `sweeps` Gibbs sweeps, or after as many of parallel tempering with `replicas` replicas, whose rungs are
+    placed in the first half of them. With start_beta below 1 the sweeps anneal from that inverse temperature, from independent
+    pixels at the data mean: better looking samples, in no exact equilibrium.
     """
 
     name = "fantasies"
     sweeps: int = 1000
     start_beta: float = 1.0
+    replicas: int | None = None
 
     def __post_init__(self) -> None:
         check_whole("task.sweeps", self.sweeps, LEAST_SWEEPS)
         check_number("task.start_beta", self.start_beta, 0, 1, open_low=True)
+        if self.replicas is not None:
+            check_whole("task.replicas, if not null,", self.replicas, 2)
+            if self.start_beta != 1:
+                raise UserError("task.replicas tempers and task.start_beta below 1 anneals: set one of them")
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
         generator = torch.Generator(device=images.device).manual_seed(seed)
         figures = {}
         if self.start_beta == 1:
-            chains = equilibrate(model.machine, images, len(images), self.sweeps, generator, progress)
-            states, figures["r_hat"] = chains.states, chains.worst
+            sampler: Sampler = Gibbs()
+            if self.replicas is not None:
+                sampler = ParallelTempering(replicas=self.replicas, warm_up=self.sweeps // 2)
+            chains = equilibrate(
+                model.machine, images, len(images), self.sweeps, generator, progress, sampler, model.data_mean
+            )
+            states, figures = chains.states, {"r_hat": chains.worst} | chains.info
+            kind = "Gibbs sweeps"
+            if self.replicas is not None:
+                rates = [rate for name, rate in chains.info.items() if name.startswith("swap_rate")]
+                kind = (
+                    f"sweeps of parallel tempering with {self.replicas} replicas (swap rates {min(rates):.2f} to "
+                    f"{max(rates):.2f}, {chains.info['round_trips']:.2g} round trips per chain)"
+                )
             how = (
-                f"{self.sweeps} Gibbs sweeps, half of the chains from data, half from noise; "
+                f"{self.sweeps} {kind}, half of the chains from data, half from noise; "
                 f"R-hat over both starts {chains.worst:.3f}"
             )
         else:
@@ -203,15 +221,7 @@ def hidden_pixels(mask: str, fraction: float, image_shape: tuple[int, int], seed
 def _mask_file(path: Path, image_shape: tuple[int, int]) -> Tensor:
     if path.suffix != ".npy" or not path.is_file():
         raise UserError(f"task.mask is one of {', '.join(MASKS)}, or a .npy file that is there; got {path}")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is damaged or no .npy file ({error})") from error
-    if array.shape != image_shape or array.dtype.kind not in "biu":
-        raise UserError(
-            f"{path} must hold truth values of the shape {image_shape}; got {array.dtype} of the shape {array.shape}"
-        )
-    return torch.from_numpy(array != 0)
+    return torch.from_numpy(read_truth_values(path, image_shape))
 
 
 def _rms(difference: Tensor) -> float:

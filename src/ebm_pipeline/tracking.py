@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 PARENT_VARIABLE = "EBM_PARENT_RUN"  # how the jobs of a sweep learn of their parent run
 RUN_FILE = "run.json"
 MODEL_FILE = "model.h5"
+AVERAGED_FILE = "model_averaged.h5"  # of a training with averaging
 OUTPUT_TAG = "ebm.output_dir"
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"  # Markdown that the page of a run shows

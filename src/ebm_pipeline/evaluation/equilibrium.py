@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_pipeline.errors import UserError
-from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, States
-from ebm_pipeline.samplers import start_at_visible
+from ebm_pipeline.machine import EVEN, BoltzmannMachine, States
+from ebm_pipeline.samplers import Gibbs, Sampler, start_at_visible
 
 COMPONENTS = 3  # principal components watched
 DRAWS = 50  # states of each chain that R-hat is computed on
 WATCHED = 100  # chains, half of either family, whose free energy is kept at every sweep of the second half
 LEAST_SWEEPS = 20
+GIBBS = Gibbs()
 CHECKPOINTS = (1, 10, 100, 1000, 10000)  # sweeps after which samples of both families are kept
 
 
@@ -52,7 +53,8 @@ class Equilibrium:
     """The last states (chains, units), in random order, and R-hat between the families of each figure watched.
 
     energies: free energies (watched chains, sweeps) in the second half of `sweeps`; visible: states of the visible layer
-    (2 * chains, units) by the number of sweeps made; in both the first half of the rows started from data.
+    (2 * chains, units) by the number of sweeps made; in both the first half of the rows started from data. info: figures of
+    the sampler: swap rates of parallel tempering after the last sweep, and its round trips in all of them, per chain.
     """
 
     states: States
@@ -61,6 +63,7 @@ class Equilibrium:
     mixing: Mixing
     energies: Tensor
     visible: dict[int, Tensor]
+    info: dict[str, float]
 
     @property
     def worst(self) -> float:
@@ -75,10 +78,13 @@ def equilibrate(
     sweeps: int,
     generator: torch.Generator,
     progress: Callable[[int], None] = lambda done: None,
+    sampler: Sampler = GIBBS,
+    visible_mean: Tensor | None = None,
 ) -> Equilibrium:
-    """Run 2 * `chains` chains for `sweeps` Gibbs sweeps, half from `data` (images, units), half from noise.
+    """Run 2 * `chains` chains for `sweeps` steps of the sampler, half from `data` (images, units), half from noise.
 
-    `chains` of them are returned. Raises UserError where there are too few to compare: each family is split in two.
+    visible_mean (units,): of the independent units that parallel tempering starts at; None: the mean of `data`. `chains` of
+    the chains are returned. Raises UserError where there are too few to compare: each family is split in two.
     """
     if chains < 4 or sweeps < LEAST_SWEEPS:
         raise UserError(
@@ -93,14 +99,18 @@ def equilibrate(
     few = torch.arange(min(chains, WATCHED // 2), device=noise.device)
     watched = torch.cat((few, chains + few))
     energies, kept, at_each_sweep, visible = [], [], [], {}
+    base = data.mean(0) if visible_mean is None else visible_mean
+    moving = sampler.start(machine, states, (base.to(noise.dtype), *(None,) * (machine.depth - 1)))
+    round_trips = 0.0
     for done in range(1, sweeps + 1):
-        states = machine.sample(states, EVEN, generator)
+        moving = sampler.step(machine, moving, generator)
+        states, info = sampler.samples(machine, moving), sampler.info(machine, moving)
+        round_trips += info.get("round_trips", 0.0)
         if done > sweeps // 2:
             at_each_sweep.append(machine.free_energy([state[watched] for state in states]))
             if done % every == 0:
                 energies.append(machine.free_energy(states))
                 kept.append(torch.cat([states[index] for index in machine.parity(EVEN)], 1))
-        states = machine.sample(states, ODD, generator)
         if done in CHECKPOINTS or done == sweeps:
             visible[done] = states[0]
         progress(done)
@@ -119,6 +129,7 @@ def equilibrate(
         ),
         energies=fine,
         visible=visible,
+        info=info | ({"round_trips": round_trips} if "round_trips" in info else {}),
     )
 
 

@@ -44,6 +44,12 @@ class Arrangement(Enum):
             return (None, visible, None)
         return (visible, *(None,) * (depth - 1))
 
+    def own(self, states: States) -> States:
+        """The states of the machine's own layers among those of the expanded machine."""
+        if self is Arrangement.MIRRORED_VISIBLE:
+            return states[:2]
+        return (states[1], states[0]) if self is Arrangement.MIRRORED_HIDDEN else states
+
     def start(self, machine: BoltzmannMachine, visible: Tensor, generator: torch.Generator) -> States:
         """Chains of the expanded machine from visible states (chains, units), the other layers drawn given those."""
         if self is Arrangement.PLAIN:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ebm_pipeline.errors import check_number
+from ebm_pipeline.files import read_truth_values
 
 
 @dataclass(frozen=True)
@@ -19,17 +23,35 @@ class Constraint:
     name: ClassVar[str]
     parameters: Sequence[str]
 
-    def apply(self, parameter: Tensor, learning_rate: float) -> None:
-        """Change `parameter` in place, after a step of this learning rate."""
+    def check(self, name: str, parameter: Tensor) -> None:
+        """Raise UserError where the constraint does not fit the parameter of this name."""
+
+    def apply(self, parameter: Tensor, step: float | Tensor) -> None:
+        """Change `parameter` in place; `step`: what multiplied its gradient in the optimizer's step (`step_size`)."""
         raise NotImplementedError
+
+
+def step_size(optimizer: Optimizer, parameter: Tensor) -> float | Tensor:
+    """By what the optimizer multiplies a gradient that stays the same: a number, or one for each element of the parameter.
+
+    The learning rate; with momentum mu, lr / (1 - mu); for the Adam family lr / (sqrt(v) + eps), v: its mean square gradient.
+    """
+    group, state = optimizer.param_groups[0], optimizer.state[parameter]
+    rate = float(group["lr"])
+    if "exp_avg_sq" in state:
+        correction = 1 - group["betas"][1] ** float(state["step"])
+        denominator: Tensor = (state["exp_avg_sq"] / correction).sqrt_().add_(group["eps"])
+        return rate / denominator
+    return rate * (1 - group.get("dampening", 0)) / (1 - group.get("momentum", 0))
 
 
 @dataclass(frozen=True)
 class ProximalL1(Constraint):
-    """strength * sum |w| by its proximal step (Daubechies, Defrise & De Mol 2004): w <- sign(w) max(|w| - lr * strength, 0).
+    """strength * sum |w| by its proximal step (Daubechies, Defrise & De Mol 2004): w <- sign(w) max(|w| - step * strength, 0).
 
-    Weights become exactly 0, which a subgradient never makes them. The step takes the optimizer's learning rate as it is,
-    so with Adam it is decoupled from the scaling of the gradient, as the weight decay of AdamW is.
+    Weights become exactly 0, which a subgradient never makes them. `step` is the optimizer's own for each weight: with Adam
+    the step is proximal in the metric of its preconditioner (Yun, Lozano & Yang 2021), so that the weights at rest are
+    those where the gradient is within the strength, whatever the optimizer.
     """
 
     name: ClassVar[str] = "proximal L1"
@@ -38,8 +60,9 @@ class ProximalL1(Constraint):
     def __post_init__(self) -> None:
         check_number("strength of a penalty", self.strength)
 
-    def apply(self, parameter: Tensor, learning_rate: float) -> None:
-        parameter.copy_(torch.nn.functional.softshrink(parameter, learning_rate * self.strength))
+    def apply(self, parameter: Tensor, step: float | Tensor) -> None:
+        threshold = torch.as_tensor(step * self.strength, dtype=parameter.dtype, device=parameter.device)
+        parameter.sub_(torch.maximum(torch.minimum(parameter, threshold), -threshold))
 
 
 class NonNegative(Constraint):
@@ -47,8 +70,31 @@ class NonNegative(Constraint):
 
     name = "non-negative"
 
-    def apply(self, parameter: Tensor, learning_rate: float) -> None:
+    def apply(self, parameter: Tensor, step: float | Tensor) -> None:
         parameter.clamp_(min=0)
+
+
+@dataclass(frozen=True)
+class ZeroMask(Constraint):
+    """Weights where a mask is false are 0: receptive fields, diagonals, single units.
+
+    kept: a .npy file of truth values of the parameter's shape, (lower units, upper units) for weights: true where a weight may
+    differ from 0.
+    """
+
+    name: ClassVar[str] = "zero mask"
+    kept: str
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """The file's truth values."""
+        return torch.from_numpy(read_truth_values(Path(self.kept)))
+
+    def check(self, name: str, parameter: Tensor) -> None:
+        read_truth_values(Path(self.kept), tuple(parameter.shape))
+
+    def apply(self, parameter: Tensor, step: float | Tensor) -> None:
+        parameter.mul_(self.mask.to(parameter))
 
 
 @dataclass(frozen=True)
@@ -61,6 +107,6 @@ class FixedColumnNorm(Constraint):
     def __post_init__(self) -> None:
         check_number("norm of a column", self.norm, open_low=True)
 
-    def apply(self, parameter: Tensor, learning_rate: float) -> None:
+    def apply(self, parameter: Tensor, step: float | Tensor) -> None:
         norms = parameter.norm(dim=0)
         parameter.mul_(torch.where(norms > 0, self.norm / norms, 1.0))

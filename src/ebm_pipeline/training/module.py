@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
@@ -27,7 +28,7 @@ from ebm_pipeline.samplers import visible_at_mean
 from ebm_pipeline.training import processes
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.centring import centre
-from ebm_pipeline.training.constraints import Constraint
+from ebm_pipeline.training.constraints import Constraint, step_size
 from ebm_pipeline.training.penalties import Penalty, check_names
 from ebm_pipeline.training.precision import precision_scaled
 
@@ -46,6 +47,7 @@ class Recipe:
     chains: int = 100  # of all processes together
     products: str = "float32"  # type of the matrix products; parameters and sums stay float32
     centring: float | None = None  # rate of the offsets' running means; None trains without centring
+    average_from: int | None = None  # first epoch whose weights, after each update, are averaged; None: no averaging
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
     constraints: Sequence[Constraint] = field(default_factory=tuple)  # applied after each step, in this order
@@ -80,9 +82,11 @@ class BoltzmannTraining(pl.LightningModule):
         self.product_type = PRODUCT_TYPES[recipe.products]
         check_names("model.fixed", recipe.fixed, machine)
         for penalty in recipe.penalties:
-            check_names(f"the penalty {penalty.name}", penalty.parameters, machine)
+            penalty.check(machine)
         for constraint in recipe.constraints:
             check_names(f"the constraint {constraint.name}", constraint.parameters, machine)
+            for name in constraint.parameters:
+                constraint.check(name, machine.named_tensors()[name])
         if self.product_type != torch.float32 and not all(layer.binary for layer in machine.layers):
             raise UserError(f"products={recipe.products} needs a model of binary units only: set products=float32")
 
@@ -105,6 +109,7 @@ class BoltzmannTraining(pl.LightningModule):
         self.named = dict(self.tensors.items())  # looking up a ParameterDict costs more
         self.sums: dict[str, float] = {}  # of the objective's figures since the last validation
         self.summed = 0  # updates in the sums
+        self.averaged = None if recipe.average_from is None else AveragedModel(self.tensors)
         self.offset_names: list[str] = []
         if recipe.centring is not None:
             expanded = arrangement.expand(machine)
@@ -135,6 +140,13 @@ class BoltzmannTraining(pl.LightningModule):
     def machine(self) -> BoltzmannMachine:
         """The machine as it is now; its tensors are the parameters themselves, detached."""
         return self.template.with_tensors({name: tensor.detach() for name, tensor in self.named.items()})
+
+    @property
+    def averaged_machine(self) -> BoltzmannMachine | None:
+        """The machine of the averaged weights (`Recipe.average_from`), or None without an average."""
+        if self.averaged is None or not self.averaged.n_averaged:
+            return None
+        return self.template.with_tensors({name: tensor.detach() for name, tensor in self.averaged.module.items()})
 
     @property
     def chains(self) -> States | None:
@@ -188,20 +200,23 @@ class BoltzmannTraining(pl.LightningModule):
                 "lower optimizer.lr"
             )
         for penalty in self.recipe.penalties:
-            for name in penalty.parameters:
-                penalty.add_gradient(self.named[name], gradient[name])
+            penalty.add(self.named, gradient, self.arrangement.own(learning.data))
         for name in self.trained:
             self.named[name].grad = gradient[name]
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
         for constraint in self.recipe.constraints:
+            bare = self.optimizers(use_pl_optimizer=False)
+            assert isinstance(bare, Optimizer)
             for name in constraint.parameters:
-                constraint.apply(self.named[name].data, float(optimizer.param_groups[0]["lr"]))
+                constraint.apply(self.named[name].data, step_size(bare, self.named[name]))
         for name in self.variance_names:
             self.named[name].clamp_(min=self.named[f"{name}_floor"])
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
             setattr(self, name, chain)
+        if self.averaged is not None and self.current_epoch >= (self.recipe.average_from or 0):
+            self.averaged.update_parameters(self.tensors)
 
     def on_train_epoch_end(self) -> None:
         schedulers = self.lr_schedulers()

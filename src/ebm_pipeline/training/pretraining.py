@@ -73,7 +73,7 @@ def pretrain(
 
 
 def recipe_for(recipe: Recipe, index: int) -> Recipe:
-    """The DBM's recipe for its RBM `index`: penalties, constraints, fixed parameters by its own names, and a seed."""
+    """The DBM's recipe for its RBM `index`: penalties, constraints, fixed parameters by its own names, a seed, no average."""
     own = {f"weights/{index}": "weights/0"} | {f"layers/{index + offset}": f"layers/{offset}" for offset in (0, 1)}
 
     def renamed_names(names: Sequence[str]) -> list[str]:
@@ -81,7 +81,7 @@ def recipe_for(recipe: Recipe, index: int) -> Recipe:
         return ["/".join((own[f"{kind}/{at}"], *rest)) for kind, at, *rest in parts if f"{kind}/{at}" in own]
 
     def renamed(penalty: Penalty) -> Penalty:
-        return replace(penalty, parameters=renamed_names(penalty.parameters))
+        return penalty.renamed(renamed_names(penalty.parameters))
 
     return replace(
         recipe,
@@ -91,6 +91,7 @@ def recipe_for(recipe: Recipe, index: int) -> Recipe:
         ],
         fixed=renamed_names(recipe.fixed),
         seed=recipe.seed + index + 1,
+        average_from=None,
     )
 
 
