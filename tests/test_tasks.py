@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import h5py
@@ -53,7 +54,7 @@ def test_tempered_fantasies_have_the_weights_of_far_modes() -> None:
     """Units that are all off or all on, 0.8 to 0.2: Gibbs chains stay where they start, half of them in each."""
     coupling, size = 6.0, 6
     weights = torch.full((size, 2), coupling)
-    bias = torch.full((size,), -coupling + torch.log(torch.tensor(0.25)) / size)
+    bias = torch.full((size,), -coupling + math.log(0.25) / size)
     hidden = torch.full((2,), -coupling * size / 2)
     machine = assemble([Bernoulli(bias), Bernoulli(hidden)], [weights])
     states, probabilities = joint_probabilities(machine.map(Tensor.double))

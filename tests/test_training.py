@@ -118,9 +118,9 @@ def test_the_sparsity_target_is_met_and_fits_only_hidden_bernoulli_units() -> No
     activities = []
     for penalties in ((), (SparsityTarget(4.0, ["layers/1/bias"], 0.1),)):
         module = BoltzmannTraining(
-            small_machine(6, 4), recipe(lr=0.5, epochs=30, penalties=penalties), images.mean(0), monitored(images)
+            small_machine(6, 4), recipe(lr=0.5, epochs=20, penalties=penalties), images.mean(0), monitored(images)
         )
-        fit(module, images, 30)
+        fit(module, images, 20)
         activities.append(float(module.machine.mean((images, None), 1)[1].mean()))
     assert activities[0] > 0.3
     assert activities[1] == pytest.approx(0.1, abs=0.05)

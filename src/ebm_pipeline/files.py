@@ -50,7 +50,8 @@ def read_truth_values(path: Path, shape: Sequence[int] | None = None) -> NDArray
     if array.dtype.kind not in "biu" or (shape is not None and array.shape != tuple(shape)):
         wanted = "" if shape is None else f" of the shape {tuple(shape)}"
         raise UserError(f"{path} must hold truth values{wanted}; got {array.dtype} of the shape {array.shape}")
-    return array != 0
+    held: NDArray[np.bool_] = array != 0
+    return held
 
 
 def remove_partial(folder: Path) -> None:

@@ -42,7 +42,7 @@ def step_size(optimizer: Optimizer, parameter: Tensor) -> float | Tensor:
         correction = 1 - group["betas"][1] ** float(state["step"])
         denominator: Tensor = (state["exp_avg_sq"] / correction).sqrt_().add_(group["eps"])
         return rate / denominator
-    return rate * (1 - group.get("dampening", 0)) / (1 - group.get("momentum", 0))
+    return rate * float(1 - group.get("dampening", 0)) / float(1 - group.get("momentum", 0))
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,9 @@ class BoltzmannTraining(pl.LightningModule):
         """The machine of the averaged weights (`Recipe.average_from`), or None without an average."""
         if self.averaged is None or not self.averaged.n_averaged:
             return None
-        return self.template.with_tensors({name: tensor.detach() for name, tensor in self.averaged.module.items()})
+        return self.template.with_tensors(
+            {name: value.detach() for name, value in self.averaged.module.named_parameters()}
+        )
 
     @property
     def chains(self) -> States | None:
