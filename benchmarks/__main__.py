@@ -14,13 +14,14 @@ from ebm_pipeline.errors import UserError
 
 BENCHMARKS = {
     "speed": training_cost.speed,
+    "parallel": training_cost.parallel,
     "memory": training_cost.memory,
     "digits": studies.digits,
     "likelihood": studies.likelihood,
     "study": studies.study,
     "resume": resume.resume,
 }
-NEED_MNIST = {"speed", "memory", "likelihood", "study"}
+NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study"}
 
 
 def main() -> None:
