@@ -14,6 +14,7 @@ from ebm_pipeline.errors import UserError
 
 BENCHMARKS = {
     "speed": training_cost.speed,
+    "parallel": training_cost.parallel,
     "memory": training_cost.memory,
     "digits": studies.digits,
     "likelihood": studies.likelihood,
@@ -22,7 +23,7 @@ BENCHMARKS = {
     "resume": resume.resume,
     "tracking": tracking_cost.tracking,
 }
-NEED_MNIST = {"speed", "memory", "likelihood", "study", "sparsity", "tracking"}
+NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study", "sparsity", "tracking"}
 
 
 def main() -> None:

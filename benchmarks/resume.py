@@ -101,9 +101,16 @@ def flatten(value: Any, name: str, into: dict[str, Any]) -> None:
 
 
 def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
-    """Names of what two runs do not share, or not with the same bits."""
+    """Names of what two runs do not share, or not with the same bits; a figure that is not a number equals itself."""
     return [
-        name
-        for name in one.keys() | two.keys()
-        if name not in one or name not in two or not np.array_equal(np.asarray(one[name], object), np.asarray(two[name], object))
-    ]  # fmt: skip
+        name for name in one.keys() | two.keys() if name not in one or name not in two or not same(one[name], two[name])
+    ]
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two values, or sequences or arrays of them, are equal, NaN to NaN."""
+    if isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, np.ndarray) and isinstance(two, np.ndarray):
+        return one.dtype == two.dtype and np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
+    return type(one) is type(two) and bool(one == two or (one != one and two != two))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import statistics
 from pathlib import Path
 
@@ -81,6 +82,19 @@ def speed(output: Path) -> None:
         rows,
     )
     print(f"five default products again, after the training: {1e3 * again:.2f} ms ({again / default - 1:+.0%})\n")
+
+
+def parallel(output: Path) -> None:
+    """An epoch of that training in one process and in one per core, one thread each, by batch size (chains as many)."""
+    rows = []
+    for batch in (100, 1000):
+        for count in (1, os.cpu_count() or 1):
+            settings = (f"trainer.devices={count}", f"data.batch_size={batch}", f"training.chains={batch}")
+            training, validation = epochs(
+                output, f"{count}_{batch}", "trainer=ddp", "trainer.accelerator=cpu", *settings
+            )
+            rows.append([str(batch), str(count), f"{training:.2f}", f"{validation:.2f}"])
+    table(["batch size", "processes", "s per epoch", "validation, s"], rows)
 
 
 def memory(output: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -26,13 +27,23 @@ from ebm_pipeline.training.module import BoltzmannTraining
 STEP = "ebm_pipeline.training.module.BoltzmannTraining.update"
 SAVE = "ebm_pipeline.training.checkpoints.WholeCheckpoints.save_checkpoint"
 BATCHES, EPOCHS = 6, 3
+PLAIN = (
+    *TINY,
+    "tracking.log_model=false",
+    "tracking.system_metrics=false",
+)  # which start anew and are compared nowhere
 SETTINGS = {
     "rbm": (
-        *TINY, "model=rbm", f"training.epochs={EPOCHS}", "optimizer=adam", "evaluation.every_epochs=2",
+        *PLAIN,
+        "model=rbm",
+        f"training.epochs={EPOCHS}",
+        "optimizer=adam",
+        "evaluation.every_epochs=2",
         "training.averaging=0.5",
     ),
-    "dbm": (*TINY, "model=dbm", f"training.epochs={EPOCHS}", "model.pretraining.epochs=2"),
-}  # fmt: skip
+    "dbm": (*PLAIN, "model=dbm", f"training.epochs={EPOCHS}", "model.pretraining.epochs=2"),
+    "ddp": (*PLAIN, "model=dbm", "model.pretraining.epochs=1", "trainer=ddp", "trainer.accelerator=cpu"),
+}
 PHASE = 2 * BATCHES  # updates of a phase of pretraining
 MOMENTS = [
     (
@@ -53,6 +64,9 @@ MORE_MOMENTS = [
     *[("rbm", f"ebm_pipeline.tracking.Tracker.{name}", 3) for name in ("log_metrics", "log_image")],
     ("rbm", "ebm_pipeline.tracking.Tracker.finish", 1),
     *[("dbm", STEP, step) for step in range(1, 2 * PHASE + BATCHES * EPOCHS + 1, 4)],
+    *[
+        ("ddp", STEP, step) for step in (1, BATCHES + 3, 2 * BATCHES + 3)
+    ],  # in the first process: the other ends with it
     ("dbm", "ebm_pipeline.training.pretraining.compose", 1),
     *[("dbm", "ebm_pipeline.pipeline.save_model", number) for number in (1, 2)],
 ]
@@ -121,15 +135,26 @@ def stop() -> None:
     raise Stop
 
 
-@pytest.fixture
-def stopped(outputs: Path, tmp_path: Path) -> Path:
-    """The folder of an RBM's run that stopped in its third epoch."""
+def stop_in_the_third_epoch(outputs: Path, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         patched(monkeypatch, STEP, 2 * BATCHES + 3, stop)
         with pytest.raises(Stop):
-            pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
-    assert tracking.find_run("", str(tmp_path)).status == "KILLED"
-    return tmp_path
+            pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), folder)
+    assert tracking.find_run("", str(folder)).status == "KILLED"
+
+
+@pytest.fixture(scope="module")
+def stopped_once(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an RBM's run that stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    stop_in_the_third_epoch(outputs, folder)
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A copy of it, for tests that do not go on with it: in the store it is one run."""
+    return shutil.copytree(stopped_once, tmp_path / "run")
 
 
 def flip_a_bit(path: Path) -> None:
@@ -140,17 +165,18 @@ def flip_a_bit(path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    stopped: Path, outputs: Path, uninterrupted: Callable[[str], dict[str, Any]], caplog: pytest.LogCaptureFixture
+    outputs: Path, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    flip_a_bit(stopped / "checkpoints" / LAST)
-    resumed("rbm", outputs, stopped)
+    stop_in_the_third_epoch(outputs, tmp_path)
+    flip_a_bit(tmp_path / "checkpoints" / LAST)
+    resumed("rbm", outputs, tmp_path)
     assert f"{LAST} is damaged" in caplog.text
-    left = left_by(stopped, outputs)
+    left = left_by(tmp_path, outputs)
     left["params"] = uninterrupted("rbm")["params"]
     assert_identical(left, uninterrupted("rbm"))
 
 
-def test_damage_is_seen_and_none_of_it_ends_in_an_error(stopped: Path, tmp_path: Path) -> None:
+def test_damage_is_seen_and_none_of_it_ends_in_an_error(stopped: Path) -> None:
     folder = stopped / "checkpoints"
     epochs = {name: torch.load(folder / name, weights_only=True)["epoch"] for name in (LAST, BEFORE)}
     assert epochs == {LAST: 1, BEFORE: 0}
@@ -176,9 +202,7 @@ def test_other_settings_are_refused_with_both_values(stopped: Path, outputs: Pat
         pipeline.train(composed(*SETTINGS["rbm"], "resume=yes", output_root=outputs), stopped)
 
 
-def test_a_checkpoint_of_other_sizes_is_refused_with_both(
-    stopped: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_checkpoint_of_other_sizes_is_refused_with_both(stopped: Path, outputs: Path) -> None:
     """Also where the configuration does not tell."""
     path = stopped / "checkpoints" / LAST
     saved = torch.load(path, weights_only=True)
@@ -265,7 +289,7 @@ def default_handlers() -> Any:
 
 
 @pytest.mark.usefixtures("default_handlers")
-def test_ctrl_c_ends_a_run_in_order(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_and_sigterm_end_a_run_in_order(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (*SETTINGS["rbm"], "seed=2")
     with monkeypatch.context() as patch:
         patched(patch, STEP, BATCHES + 3, lambda: kill_self(signal.SIGINT))
@@ -276,6 +300,13 @@ def test_ctrl_c_ends_a_run_in_order(outputs: Path, monkeypatch: pytest.MonkeyPat
     assert "Traceback" not in ended.err
     folders = set((outputs / "runs").iterdir())
     (folder,) = (path for path in folders if tracking.find_run("", str(path)).params["seed"] == "2")
+    assert tracking.find_run("", str(folder)).status == "KILLED"
+
+    with monkeypatch.context() as patch:
+        patched(patch, STEP, BATCHES + 3, lambda: kill_self(signal.SIGTERM))  # in the third epoch
+        ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
+    assert (ended.code, set((outputs / "runs").iterdir())) == (128 + signal.SIGTERM, folders)
+    assert "stopped by SIGTERM" in ended.err
     assert tracking.find_run("", str(folder)).status == "KILLED"
 
     ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
@@ -290,7 +321,7 @@ def test_ctrl_c_ends_a_run_in_order(outputs: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_sweep_runs_only_what_is_missing(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("-m", *TINY, "model=rbm", "sampler.steps=1,2,3", "tracking.experiment=interrupted")
+    words = ("-m", *PLAIN, "model=rbm", "sampler.steps=1,2,3", "tracking.experiment=interrupted")
     with monkeypatch.context() as patch:
         patched(patch, STEP, 3 * BATCHES + 3, lambda: kill_self(signal.SIGTERM))  # the second job, its second epoch
         ended = run_command(cli.train, *words, output_root=outputs)

@@ -135,7 +135,7 @@ def test_round_trips_are_counted() -> None:
     assert info["swap_rate_1"] == pytest.approx(1 - 0.5 * 0.9**4)
 
 
-def two_far_modes(units: int = 20, hidden: int = 9, coupling: float = 0.16) -> tuple[BoltzmannMachine, float]:
+def two_far_modes(units: int = 8, hidden: int = 5, coupling: float = 0.5) -> tuple[BoltzmannMachine, float]:
     """A machine with two modes, and the weight of the upper one by enumeration.
 
     Ising spins coupled all alike, written in 0 and 1 (s = 2 x - 1), with a field that gives the upper mode 0.8.
@@ -162,22 +162,22 @@ def two_far_modes(units: int = 20, hidden: int = 9, coupling: float = 0.16) -> t
 
 
 def test_two_far_modes_get_their_weights_where_gibbs_stays(generator: torch.Generator) -> None:
-    """All chains start in the lesser mode. About 1000 chains of 1500 sweeps with a memory of 300: standard error 0.006."""
+    """All chains start in the lesser mode. 400 chains of 500 sweeps with a memory of 80: standard error 0.011."""
     machine, weight = two_far_modes()
     assert weight == pytest.approx(0.8, abs=1e-6)
-    start = (torch.zeros(1000, 20), torch.zeros(1000, 9))
+    start = (torch.zeros(400, 8), torch.zeros(400, 5))
     states = Gibbs(500).step(machine, start, generator)
     assert float((states[1].mean(1) > 0.5).double().mean()) < 0.02
 
-    sampler = ParallelTempering(steps=800, replicas=10, warm_up=400)
-    chains = sampler.step(machine, sampler.start(machine, start, (torch.full((20,), 0.75), None)), generator)
+    sampler = ParallelTempering(steps=500, replicas=4, warm_up=400)
+    chains = sampler.step(machine, sampler.start(machine, start, (torch.full((8,), 0.75), None)), generator)
     upper = []
-    for _ in range(50):
-        chains = replace(sampler, steps=30).step(machine, chains, generator)
+    for _ in range(25):
+        chains = replace(sampler, steps=20).step(machine, chains, generator)
         upper.append((sampler.samples(machine, chains)[1].mean(1) > 0.5).double())
-    assert float(torch.stack(upper).mean()) == pytest.approx(weight, abs=0.02)
+    assert float(torch.stack(upper).mean()) == pytest.approx(weight, abs=0.04)
     info = sampler.info(machine, chains)
-    rates = [info[f"swap_rate_{index}"] for index in range(1, 10)]
+    rates = [info[f"swap_rate_{index}"] for index in range(1, 4)]
     assert max(rates) - min(rates) < 0.1
     assert info["round_trips"] > 0
 

@@ -182,8 +182,8 @@ def _check(others: Sequence[Any]) -> None:
 
 def _join(number: int, processes: int, meeting: Path, check: Callable[[], None]) -> None:
     """Become member `number` of the group once all are there; its servers listen on this machine alone."""
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    for loopback in (name for _, name in socket.if_nameindex() if name.startswith("lo")):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     store = dist.FileStore(str(meeting), processes)  # type: ignore[attr-defined]
     store.add("there", 1)
     while store.add("there", 0) < processes:
