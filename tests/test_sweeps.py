@@ -282,6 +282,13 @@ def test_an_open_run_is_killed_only_if_nobody_works_on_it(outputs: Path, tmp_pat
     assert stored == {"deserted": "KILLED", "busy": "RUNNING", "lost": "KILLED"}
 
 
+def test_a_launcher_that_is_not_there_names_the_extra(outputs: Path) -> None:
+    done = run_command(cli.train, "-m", "hydra/launcher=nothing", output_root=outputs)
+    assert done.code == 1
+    assert "Could not find 'hydra/launcher/nothing'" in done.err
+    assert "ebm_pipeline[sweeps]" in done.err
+
+
 # ---------------------------------------------------------------------------------------------- processes
 
 

@@ -128,7 +128,10 @@ def _how_to_go_on() -> str:
 
 def _first_lines(error: Exception) -> str:
     cause = error.__cause__
-    return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
+    text = f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
+    if "hydra/sweeper/" in text or "hydra/launcher/" in text:
+        text += "\nOptuna and Submitit come with an optional extra: pip install 'ebm_pipeline[sweeps]'"
+    return text
 
 
 def train() -> None:
