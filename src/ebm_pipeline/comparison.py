@@ -26,10 +26,12 @@ COMPARED = {
     "denoising_error": "denoising error (RMS)",
     "denoising_wrong_pixels": "wrong pixels, denoised",
     "pseudo_likelihood": "pseudo-likelihood (nats)",
+    "classification_error": "classification error",
     "parameters": "parameters",
     "training_seconds": "training time (s)",
 }
 COUNTED = ("parameters",)
+RARE = ("classification_error",)  # a column only where a run has it
 
 
 def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) -> None:
@@ -58,6 +60,8 @@ def compare(uri: str, runs: Sequence[RunRecord], folder: Path, tracker: Tracker 
     names = unique_names(runs)
     columns: dict[str, list[str]] = {"model": list(names)}
     for key, label in COMPARED.items():
+        if key in RARE and not any(key in run.metrics for run in runs):
+            continue
         columns[label] = [shown(key, run.metrics) for run in runs]
     rows = list(zip(*columns.values(), strict=True))
     with open(folder / "comparison.csv", "w", newline="") as file:
@@ -131,7 +135,9 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
 def learning_curves(uri: str, runs: Mapping[str, RunRecord]) -> Figure:
     """Validation figures against the epoch, from the store."""
     curves: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {}
-    for key in ("reconstruction_error", "denoising_error", "pseudo_likelihood", "weight_norm", "weight_sparsity"):
+    for key in (
+        "reconstruction_error", "denoising_error", "pseudo_likelihood", "classification_error", "weight_norm", "weight_sparsity"
+    ):  # fmt: skip
         curves[key] = {}
         for name, run in runs.items():
             if key in run.metrics:

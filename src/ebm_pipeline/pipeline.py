@@ -29,6 +29,7 @@ from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.initialization import initialize
+from ebm_pipeline.labels import fits
 from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.provenance import code_version, hardware, packages
 from ebm_pipeline.serving import save_served
@@ -156,7 +157,8 @@ class Training:
         for key, figure in self.pictures.figures(machine, arrays, self.data.image_shape, self.model.name).items():
             self.show(figure, key, step, label)
         if label == "final":
-            write_arrays(self.folder / "pictures.h5", arrays, self.pictures.descriptions(), self.data)
+            images = {name: self.data.visible.images(states) for name, states in arrays.items()}
+            write_arrays(self.folder / "pictures.h5", images, self.pictures.descriptions(self.data.visible), self.data)
             self.tracker.log_file(self.folder / "pictures.h5")
 
     def show(self, figure: Figure, key: str, step: int, label: str) -> None:
@@ -197,7 +199,7 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
     weights = build(config.initialization, "initialization")
     initial = call(initialize, "initialization", list(model.layers.values()), weights, data_mean, generator)
     monitored = monitored_images(data, pictures.flips, config.seed)
-    initial.layers[0].check_data(monitored.validation)
+    check_visible(initial, data, monitored.validation)
 
     resolved = plain(config)
     text = OmegaConf.to_yaml(OmegaConf.create(resolved))
@@ -259,12 +261,22 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         found = assess(settings, saved, data, part, last, recipe.mean_field, config.seed)
         tracker.log_metrics(found.figures, step)
         record_assessment(found, model.name, data.image_shape, folder, tracker)
-        about = f"{data.name}, transform {data.transform.name}; {config.training.epochs} epochs; run {tracker.run_id}"
+        about = f"{data.name}, transform {data.quantity}; {config.training.epochs} epochs; run {tracker.run_id}"
         write_report(found, last | found.figures, model.name, about, folder, folder, tracker)
         last |= found.figures
         log.info("\n".join(f"{model.name}: {line}" for line in str(found).splitlines()))
         report(model.name, last, record, folder)
     return last
+
+
+def check_visible(machine: BoltzmannMachine, data: DataSet, images: Tensor) -> None:
+    """Raise unless the visible layer has the data's units, and their values are states of it."""
+    if not fits(machine.layers[0], data.visible):
+        raise UserError(
+            f"data.labels=true appends labels of {data.visible.classes} classes to the images: the visible layer must be mixed, "
+            f"its last part a Potts layer of one site of {data.visible.classes} units, as in model=rbm_labels"
+        )
+    machine.layers[0].check_data(images)
 
 
 def check_tracking(tracking_config: DictConfig) -> None:
@@ -282,7 +294,7 @@ def check_tracking(tracking_config: DictConfig) -> None:
 def log_model(work: Training, example: Tensor) -> None:
     """model.h5 as an MLflow model, in the run's folder and in the store, and registered if that is configured."""
     folder = work.folder / "mlflow_model"
-    save_served(folder, work.folder / "model.h5", example, work.tracker.run_id)
+    save_served(folder, work.folder / "model.h5", example, work.tracker.run_id, work.data.visible)
     work.tracker.log_file(folder, folder.name)
     if work.config.tracking.register_as is not None:
         work.tracker.register(folder.name, str(work.config.tracking.register_as))
@@ -291,7 +303,8 @@ def log_model(work: Training, example: Tensor) -> None:
 def monitored_images(data: DataSet, flips: float, seed: int) -> MonitoredImages:
     """The validation images, as many training images, and the validation images with flipped pixels."""
     validation = data.images("validation", MOST_MONITORED)
-    return MonitoredImages(validation, data.images("train", len(validation)), flip_pixels(validation, flips, seed))
+    noisy = flip_pixels(validation, flips, seed, data.visible)
+    return MonitoredImages(validation, data.images("train", len(validation)), noisy, data.visible.classes)
 
 
 def pretrain_model(work: Training, machine: BoltzmannMachine) -> BoltzmannMachine:
@@ -324,7 +337,7 @@ def data_examples(data: DataSet) -> Figure:
     """The first training images with their labels."""
     labels = data.labels("train", EXAMPLES)
     return plots.data_examples(
-        data.images("train", EXAMPLES).numpy(),
+        data.visible.images(data.images("train", EXAMPLES)).numpy(),
         None if labels is None else labels.numpy(),
         data.image_shape,
         f"{data.name}: training images",
