@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ebm_pipeline.errors import UserError, check_number, check_whole
-from ebm_pipeline.evaluation.classification import label_log_probabilities
+from ebm_pipeline.evaluation.classification import label_log_probabilities, wrong_labels
 from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, equilibrate
-from ebm_pipeline.evaluation.metrics import flip_pixels, wrong_labels
+from ebm_pipeline.evaluation.metrics import flip_pixels
 from ebm_pipeline.inference import MeanField, up_and_down
 from ebm_pipeline.labels import given_label, image_layer
 from ebm_pipeline.machine import BoltzmannMachine

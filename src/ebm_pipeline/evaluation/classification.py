@@ -34,6 +34,11 @@ def label_log_probabilities(
     return torch.cat(found).log_softmax(1)
 
 
+def wrong_labels(log_probabilities: Tensor, labels: Tensor) -> float:
+    """Fraction of the images whose most probable label, by (count, classes), is not theirs, (count,)."""
+    return float((log_probabilities.argmax(1) != labels).double().mean())
+
+
 def _negative_free_energies(
     machine: BoltzmannMachine, visible: VisibleUnits, images: Tensor, mean_field: MeanField
 ) -> Tensor:

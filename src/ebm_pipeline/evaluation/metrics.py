@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ebm_pipeline.evaluation.classification import label_log_probabilities
+from ebm_pipeline.evaluation.classification import label_log_probabilities, wrong_labels
 from ebm_pipeline.evaluation.inside import singular_values
 from ebm_pipeline.inference import MeanField, bound, up_and_down
 from ebm_pipeline.labels import image_layer
@@ -130,11 +130,6 @@ def monitor_clamped(machine: BoltzmannMachine, clamped: PartialStates) -> dict[s
     index, visible = next((index, state) for index, state in enumerate(clamped) if state is not None)
     mean = machine.layers[index].mean(machine.inputs(hidden, index))
     return {"reconstruction_error": float((visible - mean).square().mean().sqrt()), **weight_figures(machine)}
-
-
-def wrong_labels(log_probabilities: Tensor, labels: Tensor) -> float:
-    """Fraction of the images whose most probable label, by (count, classes), is not theirs, (count,)."""
-    return float((log_probabilities.argmax(1) != labels).double().mean())
 
 
 def _restoration(
