@@ -135,12 +135,12 @@ def check_labels(file: h5py.File, classes: int | None) -> int:
                 "add one integer per image, or take a model without labels"
             )
         found[part] = labels
-    number = classes or max(2, *(int(labels.max()) + 1 for labels in found.values()))
+    number = classes or min(MOST_CLASSES, max(2, *(int(labels.max()) + 1 for labels in found.values())))
     for part, labels in found.items():
-        if labels.min() < 0 or labels.max() >= number or number > MOST_CLASSES:
+        if labels.min() < 0 or labels.max() >= number:
             raise UserError(
                 f"{file.filename}: {part}/labels range from {labels.min()} to {labels.max()}; expected classes from 0 to "
-                f"{min(number, MOST_CLASSES) - 1}: set data.classes, or number them anew"
+                f"{number - 1}: set data.classes, or number them anew"
             )
     return number
 
