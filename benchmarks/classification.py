@@ -19,7 +19,7 @@ from ebm_pipeline.inference import MeanField
 from ebm_pipeline.storage import load_model
 from ebm_pipeline.tasks import Classification
 
-SETTINGS = ("data=mnist", "model=rbm_labels", "data.hidden_units=500", "training.epochs=30", "optimizer.lr=0.1")
+SETTINGS = ("data=mnist", "model=rbm_labels", "data.hidden_units=500", "training.epochs=32", "optimizer.lr=0.25")
 HEADER = ("model", "epochs", "part", "images", "error", "standard error", "-log p(label | image), nats")
 
 
