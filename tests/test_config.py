@@ -136,14 +136,16 @@ def test_every_model_makes_a_machine(option: str, initialization: str) -> None:
     model = built("model", option)
     assert isinstance(model, Model)
     weights = built("initialization", initialization)
-    mean = torch.linspace(0.1, 0.9, 64)
     layers = list(model.layers.values())
+    classes = 10 if option == "rbm_labels" else 0
+    mean = torch.cat((torch.linspace(0.1, 0.9, 64), torch.full((classes,), 0.1)))
     generator = torch.Generator().manual_seed(1)
-    images = (torch.rand(200, 64, generator=generator) < mean).float()
+    images = (torch.rand(200, 64 + classes, generator=generator) < mean).float()
     machine = initialize(layers, weights, mean, generator, None if layers[1].units > 64 else images)
-    assert all(layer.units == (128 if layer.kind == "mixed" else 64) for layer in machine.layers)
+    assert machine.layers[0].units == 64 + classes
+    assert all(layer.units == (128 if layer.kind == "mixed" else 64) for layer in machine.layers[1:])
     assert all(0 < float(matrix.std()) < 0.2 for matrix in machine.weights)
-    torch.testing.assert_close(machine.layers[0].mean(torch.zeros(64)), mean)
+    torch.testing.assert_close(machine.layers[0].mean(torch.zeros(64 + classes)), mean)
     names = set(machine.named_tensors())
     assert names >= {*model.fixed, *(name for penalty in model.penalties for name in penalty.parameters)}
     assert all(layer.kind in LAYERS for layer in layers)

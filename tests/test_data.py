@@ -118,6 +118,64 @@ def test_digits_give_over_ten_thousand_updates_in_twenty_epochs(tmp_path: Path) 
     assert counts.min() >= 28  # stratified: about a tenth of each class
 
 
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def labelled_file(folder: Path, classes: int = 60) -> Path:
+    """As `small_file`, with the row number modulo `classes` as the label, in the test part too."""
+    path = small_file(folder)
+    with h5py.File(path, "r+") as file:
+        file["train/labels"][:] = np.arange(60) % classes
+        file["test/labels"] = np.arange(10) % classes
+    return path
+
+
+@pytest.mark.parametrize("memory_limit_mb", [4000, 1e-4])
+def test_labels_stand_one_hot_behind_their_own_images(tmp_path: Path, memory_limit_mb: float) -> None:
+    data = loaded(labelled_file(tmp_path), labels=True, classes=60, passes_per_epoch=2, memory_limit_mb=memory_limit_mb)
+    assert (data.stored is None) == (memory_limit_mb < 1)
+    assert (data.units, data.visible.units, data.image_shape) == (16, 76, (4, 4))
+    states = [*data.train_batches(), data.images("validation"), data.images("test", 5)]
+    for batch in states:
+        assert batch.shape[1] == 76
+        assert torch.equal(batch[:, 16:].sum(1), torch.ones(len(batch)))
+        assert data.visible.labels(batch).tolist() == rows_of(batch)  # the first pixel is the row number
+    assert len(torch.cat(states[:-2])) == 2 * 54
+
+
+def test_the_mean_of_labels_is_their_frequency(tmp_path: Path) -> None:
+    data = loaded(labelled_file(tmp_path, 3), Stochastic(), labels=True)
+    assert data.visible.classes == 3  # from the file
+    torch.testing.assert_close(data.train_mean()[16:], data.images("train")[:, 16:].double().mean(0))
+    alone = loaded(data.path, Stochastic())
+    assert torch.equal(data.train_mean()[:16], alone.train_mean())
+    assert torch.equal(data.images("test")[:, :16], alone.images("test"))
+    assert (alone.visible.classes, alone.quantity) == (0, "stochastic")
+    assert data.quantity == "stochastic, image and label jointly"
+
+
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+    path = labelled_file(tmp_path, 3)
+    with pytest.raises(
+        UserError, match=r"train/labels range from 0 to 2; expected classes from 0 to 1: set data\.classes"
+    ):
+        loaded(path, labels=True, classes=2)
+    with h5py.File(path, "r+") as file:
+        file["test/labels"][0] = -1
+    with pytest.raises(UserError, match="test/labels range from -1 to 2"):
+        loaded(path, labels=True)
+    with h5py.File(path, "r+") as file:
+        file["test/labels"][0] = 10**6
+    with pytest.raises(UserError, match="range from 0 to 1000000; expected"):
+        loaded(path, labels=True)
+    with h5py.File(path, "r+") as file:
+        del file["test/labels"]
+    with pytest.raises(UserError, match=r"has no test/labels, and data\.labels=true models the labels"):
+        loaded(path, labels=True)
+    with pytest.raises(UserError, match=r"data\.classes, if not null, must be a whole number, from 2 to"):
+        loaded(path, labels=True, classes=1)
+
+
 # ---------------------------------------------------------------------------------------------- transforms
 
 

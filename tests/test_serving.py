@@ -106,7 +106,8 @@ def test_it_samples(run: Run, served: PyFuncModel) -> None:
     [
         (IMAGES[:, :15], {}, "shape"),
         (IMAGES * float("nan"), {}, "finite"),
-        (IMAGES, {"task": "classify"}, "one of reconstruct, score, sample"),
+        (IMAGES, {"task": "denoise"}, "one of reconstruct, score, sample, classify"),
+        (IMAGES, {"task": "classify"}, "knows no labels"),
         (IMAGES, {"task": "sample", "sweeps": 0}, "sweeps must be a whole number, at least 1"),
         (IMAGES, {"task": "sample", "sweeps": "many"}, "sweeps"),
     ],

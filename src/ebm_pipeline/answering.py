@@ -27,7 +27,8 @@ GRID = 64  # images of a picture of one kind
 def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     """Ask `config.task` of a run's model, or of a model.h5 alone, with images of the data that it was trained on."""
     check_keys(config, {"run", "task", "part", "count", "seed", "threads", "output_root", "tracking"}, "")
-    check_whole("count", config.count, 4)
+    if config.count is not None:
+        check_whole("count, if not null,", config.count, 4)
     set_up_torch(config.threads)
     task: Task = build(config.task, "task")
     path = model_path(tracking_uri(config), reference)
@@ -45,7 +46,7 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
         file.attrs["data"] = f"{data.name} {data.digest}, {config.part}, transform {data.transform.name}"
         for name, tensor in answer.arrays.items():
             file[name] = tensor.cpu().numpy()
-            file[name].attrs["made"] = answer.made.get(name, "images of the data")
+            file[name].attrs["made"] = answer.made.get(name.removesuffix("_labels"), "from the data")
         if labels is not None:
             file["labels"] = labels.numpy()
     title = f"{own.model.name}: {task.name}"
@@ -67,11 +68,15 @@ def model_path(uri: str, reference: str) -> Path:
 
 
 def draw(answer: Answer, saved: SavedModel, title: str) -> Figure:
-    """A grid where there is one kind of images, else a row for each kind."""
+    """The confusion of labels, or a grid where there is one kind of images, or a row for each kind."""
+    if answer.confusion is not None:
+        return plots.confusion_matrix(answer.confusion.cpu().numpy(), title, answer.how)
     rows = {name: answer.arrays[name].cpu().numpy() for name in answer.shown}
-    how = answer.made.get(answer.shown[-1], "")
+    how = answer.how or answer.made.get(answer.shown[-1], "")
     if len(rows) == 1:
-        (images,) = rows.values()
-        return plots.image_grid(images[:GRID], saved.image_shape, title, how)
+        ((name, images),) = rows.items()
+        units = answer.arrays.get(f"{name}_labels")  # of the label, written beside each image
+        labels = None if units is None else units[:GRID].argmax(1).cpu().numpy()
+        return plots.data_examples(images[:GRID], labels, saved.image_shape, title, how)
     named = {name.replace("_", " ").capitalize(): images[:SHOWN] for name, images in rows.items()}
     return plots.comparison(named, saved.image_shape, title, how)

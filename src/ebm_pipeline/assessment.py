@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from ebm_pipeline.inference import MeanField
 from ebm_pipeline.report import Report
 from ebm_pipeline.storage import SavedModel, load_model
 from ebm_pipeline.tracking import Tracker
+from ebm_pipeline.visible import VisibleUnits
 
 log = logging.getLogger(__name__)
 
@@ -175,11 +177,12 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     images = data.images(config.part)
     mean_field: MeanField = build(own.mean_field, "mean_field")
     flips = float(own.evaluation.flips)
-    chosen = MonitoredImages(images, data.images("train", len(images)), flip_pixels(images, flips, config.seed))
+    noisy = flip_pixels(images, flips, config.seed, data.visible)
+    chosen = MonitoredImages(images, data.images("train", len(images)), noisy, data.visible.classes)
     monitored = monitor(saved.machine, chosen, mean_field, config.seed)
     found = assess(settings, saved, data, config.part, monitored, mean_field, config.seed)
     last = config.weights == LAST
-    about = f"{config.part} part of {data.name} ({len(images)} images, transform {data.transform.name})"
+    about = f"{config.part} part of {data.name} ({len(images)} images, transform {data.quantity})"
     if not last:
         about = f"{config.weights} weights, {about}"
     lines = [f"{record.name}, {about}"]
@@ -233,7 +236,7 @@ def measure_likelihood(
 
     try:
         return likelihood(
-            saved.machine, saved.data_mean, parts, data.images("train", MOST_TRAINING_IMAGES), data.transform.name,
+            saved.machine, saved.data_mean, parts, data.images("train", MOST_TRAINING_IMAGES), data.quantity,
             mean_field, seed, stage,
         )  # fmt: skip
     finally:
@@ -242,7 +245,8 @@ def measure_likelihood(
 
 
 def diagnosis_figures(diagnosis: Diagnosis, name: str, image_shape: tuple[int, int]) -> dict[str, Figure]:
-    """The pictures of a diagnosis, by key."""
+    """The pictures of a diagnosis, by key; of labels nothing is shown."""
+    pixels = VisibleUnits(math.prod(image_shape))
     figures, drawn = diagnosis.figures, diagnosis.drawn
     mixing = (
         f"second half of {diagnosis.sweeps:,} Gibbs sweeps; single chains: R-hat {figures['chains_r_hat']:.2f}, autocorrelation "
@@ -256,7 +260,8 @@ def diagnosis_figures(diagnosis: Diagnosis, name: str, image_shape: tuple[int, i
     }  # fmt: skip
     return {
         "chains_by_sweeps": plots.chains_by_sweeps(
-            diagnosis.images, image_shape, f"{name}: samples on their way",
+            {start: {sweeps: pixels.images(states) for sweeps, states in way.items()} for start, way in diagnosis.images.items()},
+            image_shape, f"{name}: samples on their way",
             "rows: where the chains started, Gibbs sweeps made; the states themselves, not means",
         ),
         "samples_against_data": plots.samples_against_data(

@@ -153,7 +153,7 @@ def evaluate() -> None:
 
 
 def sample() -> None:
-    """ebm-sample: fantasy particles, inpainting, denoising or features of a trained model."""
+    """ebm-sample: fantasy particles, inpainting, denoising, features, labels of a trained model."""
     _run(_sample, "sample")
 
 

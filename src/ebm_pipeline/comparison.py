@@ -28,6 +28,7 @@ COMPARED = {
     "denoising_error": "denoising error (RMS)",
     "denoising_wrong_pixels": "wrong pixels, denoised",
     "pseudo_likelihood": "pseudo-likelihood (nats)",
+    "classification_error": "classification error",
     "parameters": "parameters",
     "training_seconds": "training time (s)",
 }
@@ -41,6 +42,7 @@ LIKELIHOODS = {
 SWEPT = {key: label for key, label in LIKELIHOODS.items() if key.endswith("_low")} | {
     key: COMPARED[key] for key in ("pseudo_likelihood", "reconstruction_error", "training_seconds")
 }  # figures that are drawn against what was swept
+RARE = ("classification_error",)  # a column only where a run has it
 
 
 def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) -> None:
@@ -135,8 +137,12 @@ def _with_error(mean: float, error: float) -> str:
 
 
 def _compared(runs: Sequence[RunRecord]) -> dict[str, str]:
-    """The figures of a table, likelihoods only where a run has them."""
-    return COMPARED | {key: label for key, label in LIKELIHOODS.items() if any(key in run.metrics for run in runs)}
+    """The figures of a table; likelihoods and the rare ones only where a run has them."""
+    return {
+        key: label
+        for key, label in (COMPARED | LIKELIHOODS).items()
+        if (key in COMPARED and key not in RARE) or any(key in run.metrics for run in runs)
+    }
 
 
 def _write_csv(path: Path, columns: Mapping[str, Sequence[str]]) -> Path:
@@ -205,7 +211,9 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
 def learning_curves(uri: str, runs: Mapping[str, RunRecord], groups: Mapping[str, str] | None = None) -> Figure:
     """Validation figures against the epoch, from the store; groups: run -> group, which has a colour, where seeds differ."""
     curves: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {}
-    for key in ("reconstruction_error", "denoising_error", "pseudo_likelihood", "weight_norm", "weight_sparsity"):
+    for key in (
+        "reconstruction_error", "denoising_error", "pseudo_likelihood", "classification_error", "weight_norm", "weight_sparsity"
+    ):  # fmt: skip
         curves[key] = {}
         for name, run in runs.items():
             if key in run.metrics:

@@ -151,11 +151,13 @@ def set_up_torch(threads: int | None) -> None:
 
 
 def build_data(config: DictConfig) -> DataSet:
-    """The data set; where the file decides the number of pixels, the configuration learns it."""
+    """The data set; where the file decides the number of pixels or of classes, the configuration learns it."""
     data: DataSet = build(config.data, "data")
-    if config.data.units is None:
-        with open_dict(config):
+    with open_dict(config):
+        if config.data.units is None:
             config.data.units = data.units
+        if data.visible.classes and config.data.get("classes") is None:
+            config.data.classes = data.visible.classes
     return data
 
 

@@ -79,7 +79,7 @@ def initialize(
     if layers[0].units != visible_mean.numel():
         raise UserError(
             f"the data have {visible_mean.numel()} columns, the model has {layers[0].units} visible units: "
-            "choose another data set or set the units of model.layers.0"
+            "choose another data set, set the units of model.layers.0, or with data.labels whether labels are modelled too"
         )
     visible = layers[0].with_tensors(bias=layers[0].bias_for_mean(visible_mean))
     matrices = [

@@ -31,6 +31,7 @@ from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monito
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.initialization import initialize
+from ebm_pipeline.labels import fits
 from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.provenance import code_version, hardware, packages
 from ebm_pipeline.serving import save_served
@@ -200,7 +201,8 @@ class Training(Phases):
         for key, figure in self.pictures.figures(machine, arrays, self.data.image_shape, self.model.name).items():
             self.show(figure, key, step, label)
         if label == "final":
-            write_arrays(self.folder / "pictures.h5", arrays, self.pictures.descriptions(), self.data)
+            images = {name: self.data.visible.images(states) for name, states in arrays.items()}
+            write_arrays(self.folder / "pictures.h5", images, self.pictures.descriptions(self.data.visible), self.data)
             self.tracker.log_file(self.folder / "pictures.h5")
 
     def show(self, figure: Figure, key: str, step: int, label: str) -> None:
@@ -243,7 +245,7 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
     layers, examples = list(model.layers.values()), data.images("train", MOST_INITIALIZING)
     initial = call(initialize, "initialization", layers, weights, data_mean, generator, examples)
     monitored = monitored_images(data, pictures.flips, config.seed)
-    initial.layers[0].check_data(monitored.validation)
+    check_visible(initial, data, monitored.validation)
     count = process_count(config, data)
     if processes.rank() > 0:
         run_phases(Phases(config, data, model, monitored, data_mean, folder), initial, recipe)
@@ -310,7 +312,7 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         found = assess(settings, saved, data, part, last, recipe.mean_field, config.seed)
         tracker.log_metrics(found.figures, step)
         record_assessment(found, model.name, data.image_shape, folder, tracker)
-        about = f"{data.name}, transform {data.transform.name}; {config.training.epochs} epochs; run {tracker.run_id}"
+        about = f"{data.name}, transform {data.quantity}; {config.training.epochs} epochs; run {tracker.run_id}"
         write_report(found, last | found.figures, model.name, about, folder, folder, tracker)
         last |= found.figures
         log.info("\n".join(f"{model.name}: {line}" for line in str(found).splitlines()))
@@ -336,6 +338,16 @@ def process_count(config: DictConfig, data: DataSet) -> int:
         if size % count:
             raise UserError(f"{name}={size} cannot be shared evenly by {count} processes: give a multiple of {count}")
     return int(count)
+
+
+def check_visible(machine: BoltzmannMachine, data: DataSet, images: Tensor) -> None:
+    """Raise unless the visible layer has the data's units, and their values are states of it."""
+    if not fits(machine.layers[0], data.visible):
+        raise UserError(
+            f"data.labels=true appends labels of {data.visible.classes} classes to the images: the visible layer must be mixed, "
+            f"its last part a Potts layer of one site of {data.visible.classes} units, as in model=rbm_labels"
+        )
+    machine.layers[0].check_data(images)
 
 
 def check_tracking(tracking_config: DictConfig) -> None:
@@ -380,7 +392,7 @@ def metric_of(config: DictConfig, figures: Mapping[str, float]) -> float | None:
 def log_model(work: Training, example: Tensor) -> None:
     """model.h5 as an MLflow model, in the run's folder and in the store, and registered if that is configured."""
     folder = work.folder / "mlflow_model"
-    save_served(folder, work.folder / "model.h5", example, work.tracker.run_id)
+    save_served(folder, work.folder / "model.h5", example, work.tracker.run_id, work.data.visible)
     work.tracker.log_file(folder, folder.name)
     if work.config.tracking.register_as is not None:
         work.tracker.register(folder.name, str(work.config.tracking.register_as))
@@ -406,7 +418,8 @@ def record_averaged(work: Training, module: BoltzmannTraining, last: SavedModel,
 def monitored_images(data: DataSet, flips: float, seed: int) -> MonitoredImages:
     """The validation images, as many training images, and the validation images with flipped pixels."""
     validation = data.images("validation", MOST_MONITORED)
-    return MonitoredImages(validation, data.images("train", len(validation)), flip_pixels(validation, flips, seed))
+    noisy = flip_pixels(validation, flips, seed, data.visible)
+    return MonitoredImages(validation, data.images("train", len(validation)), noisy, data.visible.classes)
 
 
 def run_phases(work: Phases, machine: BoltzmannMachine, recipe: Recipe) -> tuple[BoltzmannMachine, BoltzmannTraining]:
@@ -441,7 +454,7 @@ def data_examples(data: DataSet) -> Figure:
     """The first training images with their labels."""
     labels = data.labels("train", EXAMPLES)
     return plots.data_examples(
-        data.images("train", EXAMPLES).numpy(),
+        data.visible.images(data.images("train", EXAMPLES)).numpy(),
         None if labels is None else labels.numpy(),
         data.image_shape,
         f"{data.name}: training images",

@@ -30,6 +30,7 @@ Panels = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
 TILE_INCHES = 0.62
 MOST_POINTS = 500  # of a trace, in a panel
 MOST_TICKS = 6  # values of a setting that are all written along an axis
+MOST_NUMBERED = 20  # classes of a confusion matrix whose numbers are written into it
 FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
 DPI = 150
 STYLE: Any = {
@@ -116,6 +117,31 @@ def data_examples(
                 row * (height + gap) + height * 0.04,
                 str(label), ha="right", va="top", fontsize=6, color=COLOURS[1],
             )  # fmt: skip
+    return figure
+
+
+def confusion_matrix(counts: ArrayLike, title: str, subtitle: str = "") -> Figure:
+    """How many images of each class (row) were given each label (column): (classes, classes), shaded by the share of a row."""
+    numbers = np.asarray(counts)
+    shares = numbers / np.maximum(numbers.sum(1, keepdims=True), 1)
+    inches = max(2.6, 0.36 * len(numbers))
+    lines = _wrapped(subtitle, inches + 0.7)
+    headings = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
+    width, height = inches + 0.7, inches + headings + 0.5
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0.55 / width, 0.45 / height, inches / width, inches / height))
+        axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)  # the root shows the few that are wrong
+        if len(numbers) <= MOST_NUMBERED:
+            for (row, column), number in np.ndenumerate(numbers):
+                colour = "white" if shares[row, column] > 0.4 else "black" if number else "#bbbbbb"
+                axes.text(column, row, str(number), ha="center", va="center", fontsize=7, color=colour)
+            axes.set_xticks(range(len(numbers)))
+            axes.set_yticks(range(len(numbers)))
+        axes.set_xlabel("most probable label")
+        axes.set_ylabel("label of the data")
+        _headings(figure, title, "\n".join(lines))
     return figure
 
 

@@ -6,6 +6,10 @@ The input is images (images, pixels), as the training saw them after its transfo
     score         free energy F(v) in nats (images, 1); for machines of more than two layers the variational free energy, from
                   the mean-field bound: F up to the bound's gap. Without log Z, so it compares images and not models
     sample        visible states (images, pixels) after `sweeps` block Gibbs sweeps that start at the images
+    classify      p(label | image) (images, classes), of a model of images and labels; for more than two layers by the bound
+
+A model of images and labels wants the label behind the pixels, one-hot, in all tasks but `classify`, which does not read it
+and takes the pixels alone as well.
 """
 
 from __future__ import annotations
@@ -25,10 +29,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_pipeline.errors import UserError, check_whole
+from ebm_pipeline.evaluation.classification import label_log_probabilities
 from ebm_pipeline.evaluation.likelihood import unnormalized_each
 from ebm_pipeline.inference import MeanField, up_and_down
 from ebm_pipeline.samplers import Gibbs, start_at_visible
 from ebm_pipeline.storage import SavedModel, load_model
+from ebm_pipeline.visible import VisibleUnits
 
 REQUIREMENTS = ("ebm_pipeline", "torch", "numpy", "h5py", "mlflow")
 PARAMETERS: dict[str, tuple[DataType, str | int]] = {
@@ -43,19 +49,22 @@ class ServedMachine:
 
     def __init__(self, saved: SavedModel) -> None:
         self.machine = saved.machine
+        self.visible = saved.visible
         settings = yaml.safe_load(saved.config)["mean_field"]
         self.mean_field = MeanField(settings["tolerance"], settings["max_steps"])
 
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> NDArray[np.float32]:
-        """`images` (images, pixels), `params` task, sweeps, seed -> float32, as the module says; raises UserError."""
+        """`images` (images, units), `params` task, sweeps, seed -> float32, as the module says; raises UserError."""
         chosen = {name: default for name, (_, default) in PARAMETERS.items()} | (params or {})
         visible = torch.from_numpy(np.array(images, dtype=np.float32))
-        units = self.machine.layers[0].units
-        if visible.dim() != 2 or visible.shape[1] != units:
-            raise UserError(f"expected images (images, {units}), one row each; got {tuple(visible.shape)}")
+        task = chosen["task"]
+        widths = {self.visible.units} | ({self.visible.pixels} if task == "classify" else set())
+        if visible.dim() != 2 or visible.shape[1] not in widths:
+            expected = " or ".join(f"(images, {width})" for width in sorted(widths))
+            label = f", the last {self.visible.classes} columns for the label" if self.visible.classes else ""
+            raise UserError(f"expected images {expected}, one row each{label}; got {tuple(visible.shape)}")
         if not visible.isfinite().all():
             raise UserError("expected finite pixels; got nan or inf")
-        task = chosen["task"]
         with torch.inference_mode():
             if task == "reconstruct":
                 answer = up_and_down(self.machine, visible)[0]
@@ -66,8 +75,12 @@ class ServedMachine:
                 generator = torch.Generator().manual_seed(int(chosen["seed"]))
                 chains = start_at_visible(self.machine, visible, generator)
                 answer = Gibbs(int(chosen["sweeps"])).step(self.machine, chains, generator)[0]
+            elif task == "classify":
+                if not self.visible.classes:
+                    raise UserError("this model knows no labels: classify needs one trained with model=rbm_labels")
+                answer = label_log_probabilities(self.machine, self.visible, visible, self.mean_field).exp()
             else:
-                raise UserError(f"task is one of reconstruct, score, sample; got {task!r}")
+                raise UserError(f"task is one of reconstruct, score, sample, classify; got {task!r}")
         return answer.float().numpy()
 
 
@@ -76,12 +89,12 @@ def _load_pyfunc(path: str) -> ServedMachine:
     return ServedMachine(load_model(Path(path)))
 
 
-def save_served(folder: Path, model: Path, example: Tensor, run_id: str) -> None:
-    """Write the MLflow model of `model`, a model.h5, into `folder`, with `example` (images, pixels) as its input example."""
+def save_served(folder: Path, model: Path, example: Tensor, run_id: str, visible: VisibleUnits) -> None:
+    """Write the MLflow model of `model`, a model.h5, into `folder`, with `example` (images, units) as its input example."""
     shutil.rmtree(folder, ignore_errors=True)
-    pixels = example.shape[1]
+    columns = -1 if visible.classes else visible.units  # classify takes images without labels too
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, pixels))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, columns))]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
         ParamSchema([ParamSpec(name, kind, default) for name, (kind, default) in PARAMETERS.items()]),
     )

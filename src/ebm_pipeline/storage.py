@@ -3,7 +3,8 @@
 Datasets weights/0, weights/1, ... (lower units x upper units) and layers/0/bias, ... (units,), with each layer's other
 parameters by name. The attributes of layers/0, ... name its kind, units and settings (categories); a layer made of parts has
 them in layers/0/parts/0, ..., with one bias for all; the file's attributes hold the resolved
-config (YAML) and the image shape; data_mean (units,) is where chains start. Centring offsets are folded into the biases,
+config (YAML) and the image shape; data_mean (units,) is where chains start. Where labels are modelled the visible units
+are the height * width pixels and then one for each class. Centring offsets are folded into the biases,
 so that E = -sum_l b_l . x_l - sum_l x_l W_l x_{l+1} holds for Bernoulli layers as it stands.
 """
 
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import UserError
+from ebm_pipeline.labels import fits
 from ebm_pipeline.layers import LAYERS, Layer, Mixed
 from ebm_pipeline.machine import BoltzmannMachine, assemble
+from ebm_pipeline.visible import VisibleUnits
 
 FORMAT = "ebm_pipeline model 1"
 
@@ -34,6 +37,11 @@ class SavedModel:
     data_mean: Tensor
     image_shape: tuple[int, int]
     config: str
+
+    @property
+    def visible(self) -> VisibleUnits:
+        """What the visible units stand for."""
+        return VisibleUnits.of(self.image_shape, self.machine.layers[0].units)
 
 
 def save_model(path: Path, model: SavedModel) -> None:
@@ -64,7 +72,8 @@ def load_model(path: Path) -> SavedModel:
             height, width = (int(size) for size in file.attrs["image_shape"])
             config = str(file.attrs["config"])
         machine = assemble(layers, weights)
-        if data_mean.shape != (layers[0].units,) or height * width != layers[0].units:
+        visible = VisibleUnits.of((height, width), layers[0].units)
+        if data_mean.shape != (layers[0].units,) or not fits(layers[0], visible):
             raise UserError(
                 f"data_mean {tuple(data_mean.shape)} or image_shape ({height}, {width}) does not fit "
                 f"{layers[0].units} visible units"

@@ -1,12 +1,15 @@
-"""What one can ask of a trained model: fantasy particles, missing pixels, noisy images, hidden features.
+"""What one can ask of a trained model: fantasy particles, missing pixels, noisy images, hidden features, and where labels
+are modelled the label of an image and the images of a label.
 
 A task is its settings; calling it with a saved model, images (count, units) of the model's kind of data and a seed gives an
-answer: arrays, how each was made, and figures.
+answer: arrays, how each was made, and figures. Of a model of images and labels the array NAME has the pixels and
+NAME_labels the units of the label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -15,12 +18,16 @@ import torch
 from torch import Tensor
 
 from ebm_pipeline.errors import UserError, check_number, check_whole
+from ebm_pipeline.evaluation.classification import label_log_probabilities, wrong_labels
 from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, equilibrate
 from ebm_pipeline.evaluation.metrics import flip_pixels
 from ebm_pipeline.files import read_truth_values
 from ebm_pipeline.inference import MeanField, up_and_down
+from ebm_pipeline.labels import given_label, image_layer
+from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.samplers import Gibbs, ParallelTempering, Sampler, anneal, inpaint, start_at_mean
 from ebm_pipeline.storage import SavedModel
+from ebm_pipeline.visible import VisibleUnits
 
 MASKS = ("lower_half", "upper_half", "left_half", "right_half", "box", "random")
 Progress = Callable[[int], None]
@@ -28,12 +35,18 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Arrays by name (count, units), with how each was made; `shown` are those that are images, in the order of a picture."""
+    """Arrays by name (count, units), with how each was made; `shown` are those that are images, in the order of a picture.
+
+    how: of the picture, where `made` of the last of them does not say it; confusion: (classes, classes), how many images of
+    the class of each row were given the label of each column, shown in place of images.
+    """
 
     arrays: dict[str, Tensor]
     made: dict[str, str]
     shown: tuple[str, ...]
     figures: dict[str, float] = field(default_factory=dict)
+    how: str = ""
+    confusion: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ class Fantasies(Task):
             )
         means = model.machine.layers[0].mean(model.machine.inputs(states, 0))
         return Answer(
-            {"fantasies": states[0], "fantasy_means": means},
+            _parts(model.visible, fantasies=states[0], fantasy_means=means),
             {"fantasies": f"samples; {how}", "fantasy_means": f"conditional means given the hidden units; {how}"},
             ("fantasies",),
             figures,
@@ -113,7 +126,7 @@ class Inpainting(Task):
     """Pixels under a mask, given the others: a sample, and the mean over `chains` chains per image and half of their sweeps.
 
     mask: one of MASKS (what is hidden; box is the middle half of height and width, random hides `fraction` of the pixels), or
-    a file .npy of the image's shape, true where the pixel is hidden.
+    a file .npy of the image's shape, true where the pixel is hidden. Labels are hidden too.
     """
 
     name = "inpainting"
@@ -129,20 +142,26 @@ class Inpainting(Task):
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
         generator = torch.Generator(device=images.device).manual_seed(seed)
-        hidden = hidden_pixels(self.mask, self.fraction, model.image_shape, seed).to(images.device)
+        visible = model.visible
+        pixels = hidden_pixels(self.mask, self.fraction, model.image_shape, seed)
+        hidden = torch.cat((pixels, torch.ones(visible.classes, dtype=torch.bool))).to(images.device)
         mean = model.data_mean.to(images)
         several = images.repeat(self.chains, 1)
         samples, means = inpaint(model.machine, several, ~hidden, mean, self.sweeps, generator, progress)
         sample, means = samples[: len(images)], means.unflatten(0, (self.chains, -1)).mean(0)
-        truth = images[:, hidden]
+        judged = hidden & visible.is_pixel.to(hidden.device)
+        truth = images[:, judged]
         figures = {}
-        for name, guess in (("inpainted", means[:, hidden]), ("data_mean", mean[hidden].expand_as(truth))):
+        for name, guess in (("inpainted", means[:, judged]), ("data_mean", mean[judged].expand_as(truth))):
             figures[f"error_of_{name}"] = _rms(guess - truth)
-            if model.machine.layers[0].binary:
+            if image_layer(model.machine.layers[0], visible).binary:
                 figures[f"wrong_pixels_of_{name}"] = float(((guess > 0.5) != (truth > 0.5)).double().mean())
-        how = f"{int(hidden.sum())} pixels hidden ({self.mask}); {self.sweeps} Gibbs sweeps given the others"
+        label = " and the label" if visible.classes else ""
+        how = f"{int(pixels.sum())} pixels{label} hidden ({self.mask}); {self.sweeps} Gibbs sweeps given the others"
         return Answer(
-            {"data": images, "given": torch.where(hidden, mean, images), "inpainted": sample, "inpainted_means": means},
+            _parts(
+                visible, data=images, given=torch.where(hidden, mean, images), inpainted=sample, inpainted_means=means
+            ),
             {
                 "given": f"{how}; here the data mean in their place",
                 "inpainted": f"{how}; a sample",
@@ -164,31 +183,149 @@ class Denoising(Task):
         check_number("task.flips", self.flips, 0, 1)
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
-        noisy = flip_pixels(images, self.flips, seed)
+        visible = model.visible
+        noisy = flip_pixels(images, self.flips, seed, visible)
         means, modes = up_and_down(model.machine, noisy)
-        how = f"{self.flips:.0%} of the pixels flipped; up through all layers and down again by conditional modes"
+        label = "; the label is given" if visible.classes else ""
+        how = (
+            f"{self.flips:.0%} of the pixels flipped; up through all layers and down again by conditional modes{label}"
+        )
         return Answer(
-            {"data": images, "noisy": noisy, "denoised": modes, "denoised_means": means},
+            _parts(visible, data=images, noisy=noisy, denoised=modes, denoised_means=means),
             {"denoised": how, "denoised_means": f"{how}; means of the last step"},
             ("data", "noisy", "denoised"),
-            {"error": _rms(means - images), "error_of_noisy": _rms(noisy - images)},
+            {"error": _rms(visible.images(means - images)), "error_of_noisy": _rms(visible.images(noisy - images))},
         )
 
 
 @dataclass(frozen=True)
 class Features(Task):
-    """Means of the hidden layers given the images: exact for two layers, by mean field for more."""
+    """Means of the hidden layers given the images: exact for two layers, by mean field for more.
+
+    Labels are no part of what is given: over them the mean is taken by their probabilities given the image.
+    """
 
     name = "features"
     mean_field: MeanField
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
-        posterior = self.mean_field(model.machine, (images, *(None,) * (model.machine.depth - 1)))
-        layers = {f"layer_{index}": state for index, state in enumerate(posterior.means) if index}
-        how = "exact" if model.machine.depth == 2 else f"mean field, largest last change {posterior.residual:.1e}"
+        visible, machine = model.visible, model.machine
+        alone: list[tuple[BoltzmannMachine, Tensor | float]] = [(machine, 1.0)]
+        if visible.classes:
+            probabilities = label_log_probabilities(machine, visible, images, self.mean_field).exp().to(images.dtype)
+            alone = [
+                (given_label(machine, visible, label), probabilities[:, label, None])
+                for label in range(visible.classes)
+            ]
+        layers: dict[str, Tensor] = {}
+        residual = 0.0
+        for part, weight in alone:
+            posterior = self.mean_field(part, (visible.images(images), *(None,) * (machine.depth - 1)))
+            residual = max(residual, posterior.residual)
+            for index, state in enumerate(posterior.means[1:], start=1):
+                name = f"layer_{index}"
+                layers[name] = layers[name] + weight * state if name in layers else weight * state
+        how = "exact" if machine.depth == 2 else f"mean field, largest last change {residual:.1e}"
+        given = "the images, the labels summed out" if visible.classes else "the data"
         return Answer(
-            {"data": images} | layers, dict.fromkeys(layers, f"hidden means given the data; {how}"), ("data",)
+            _parts(visible, data=images) | layers,
+            dict.fromkeys(layers, f"hidden means given {given}; {how}"),
+            ("data",),
         )
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """p(label | image) of each image: exact for two layers, by the variational bound for more."""
+
+    name = "classification"
+    mean_field: MeanField
+
+    def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
+        visible = _with_labels(model, self.name)
+        log_probabilities = label_log_probabilities(model.machine, visible, images, self.mean_field, progress)
+        labels, predicted = visible.labels(images), log_probabilities.argmax(1)
+        error = wrong_labels(log_probabilities, labels)
+        std_error = math.sqrt(error * (1 - error) / len(images))
+        exact = "exact" if model.machine.depth == 2 else "by the variational bound for each label, so approximate"
+        how = f"p(label | image) from the free energy of each label; {exact}"
+        return Answer(
+            {"probabilities": log_probabilities.exp().to(images.dtype), "predicted": predicted},
+            {"probabilities": how, "predicted": "the most probable label"},
+            (),
+            {
+                "classification_error": error,
+                "classification_error_std_error": std_error,
+                "cross_entropy_nats": -float(log_probabilities.gather(1, labels[:, None]).mean()),
+            },
+            f"{len(images)} images, {error:.2%} +- {std_error:.2%} wrong; {how}",
+            (labels * visible.classes + predicted).bincount(minlength=visible.classes**2).view(visible.classes, -1),
+        )
+
+
+@dataclass(frozen=True)
+class Conditional(Task):
+    """Samples of the model given each of `labels`, None for every class: `samples` a class.
+
+    As with fantasies half of the chains start from images, here those of the class, and half from noise; R-hat is that
+    between the two within the class.
+    """
+
+    name = "conditional"
+    labels: Sequence[int] | None = None
+    samples: int = 20
+    sweeps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and (isinstance(self.labels, str | int) or not self.labels):
+            raise UserError(f"task.labels is a list of classes, such as [3,8], or null for all; got {self.labels!r}")
+        check_whole("task.samples", self.samples, 4)
+        check_whole("task.sweeps", self.sweeps, LEAST_SWEEPS)
+
+    def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
+        visible = _with_labels(model, self.name)
+        chosen = range(visible.classes) if self.labels is None else self.labels
+        for label in chosen:
+            check_whole("each of task.labels", label, 0, visible.classes - 1)
+        generator = torch.Generator(device=images.device).manual_seed(seed)
+        own = visible.labels(images)
+        arrays: dict[str, Tensor] = {}
+        made: dict[str, str] = {}
+        figures: dict[str, float] = {}
+        for label in chosen:
+            machine = given_label(model.machine, visible, label)
+            start = images[own == label] if (own == label).any() else images
+            chains = equilibrate(machine, visible.images(start), self.samples, self.sweeps, generator, progress)
+            name = f"class_{label}"
+            arrays[name] = chains.states[0]
+            arrays[f"{name}_means"] = machine.layers[0].mean(machine.inputs(chains.states, 0))
+            figures[f"r_hat_of_{name}"] = chains.worst
+            how = f"label {label} held; R-hat over both starts {chains.worst:.3f}"
+            made |= {name: f"samples; {how}", f"{name}_means": f"conditional means given the hidden units; {how}"}
+        drawn = (
+            f"{self.sweeps} Gibbs sweeps with the label held, half of the chains from images of the class, half from noise; "
+            f"R-hat over both starts at most {max(figures.values()):.3f}"
+        )
+        return Answer(arrays, made, tuple(f"class_{label}" for label in chosen), figures, f"samples; {drawn}")
+
+
+def _with_labels(model: SavedModel, task: str) -> VisibleUnits:
+    """The visible units of a model that has labels among them."""
+    if not model.visible.classes:
+        raise UserError(
+            f"this model knows no labels, which {task} needs: train one that does, as with model=rbm_labels"
+        )
+    return model.visible
+
+
+def _parts(visible: VisibleUnits, **states: Tensor) -> dict[str, Tensor]:
+    """Visible states (count, units) by name as arrays of an answer: the pixels, and the units of the labels if there are."""
+    arrays = {}
+    for name, tensor in states.items():
+        arrays[name] = visible.images(tensor)
+        if visible.classes:
+            arrays[f"{name}_labels"] = visible.label_units(tensor)
+    return arrays
 
 
 def hidden_pixels(mask: str, fraction: float, image_shape: tuple[int, int], seed: int) -> Tensor:

@@ -11,9 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_pipeline.data.hdf5 import EXPECTED, Source, digest, image_shape, locate, opened, read_images, read_labels
+from ebm_pipeline.data.hdf5 import (
+    EXPECTED,
+    MOST_CLASSES,
+    Source,
+    check_labels,
+    digest,
+    image_shape,
+    locate,
+    opened,
+    read_images,
+    read_labels,
+)
 from ebm_pipeline.data.transforms import Transform
 from ebm_pipeline.errors import UserError, check_number, check_whole
+from ebm_pipeline.visible import VisibleUnits
 
 PART_SEEDS = {"train": 1, "validation": 2, "test": 3}
 BLOCKS_IN_MEMORY = 4
@@ -49,14 +61,41 @@ class EpochOrder:
         return torch.cat([self.rows[torch.randperm(len(self.rows), generator=generator)] for _ in range(self.passes)])
 
 
-class BatchLoader:
-    """Batches (batch, units) of a preloaded tensor, by index_select, transformed, on `device`."""
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Appends their one-hot labels to the images of some rows; `numbers` (rows of the part,) are the classes."""
 
-    def __init__(self, images: Tensor, order: EpochOrder, transform: Transform, batch_size: int) -> None:
+    visible: VisibleUnits
+    numbers: Tensor
+
+    def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
+        """(count, pixels), (count,) -> (count, units)."""
+        return self.visible.join(images, self.numbers[rows])
+
+    def to(self, device: torch.device | str) -> Labels:
+        return Labels(self.visible, self.numbers.to(device))
+
+
+def _images_alone(images: Tensor, rows: Tensor) -> Tensor:
+    return images
+
+
+class BatchLoader:
+    """Batches (batch, units) of a preloaded tensor, by index_select, transformed, with labels if there are, on `device`."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        order: EpochOrder,
+        transform: Transform,
+        batch_size: int,
+        append: Callable[[Tensor, Tensor], Tensor] = _images_alone,
+    ) -> None:
         self.images = images
         self.sampler = order
         self.transform = transform
         self.batch_size = batch_size
+        self.append = append
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
@@ -67,15 +106,22 @@ class BatchLoader:
         if self.images.is_cuda:
             generator = torch.Generator(self.images.device).manual_seed(generator.initial_seed())
         self.sampler.epoch += 1  # for whoever iterates without Lightning, which sets it before each epoch
-        for start in range(0, len(order), self.batch_size):
-            yield self.transform(self.images.index_select(0, order[start : start + self.batch_size]), generator)
+        for rows in order.split(self.batch_size):
+            yield self.append(self.transform(self.images.index_select(0, rows), generator), rows)
 
 
 class StreamLoader:
     """Batches of a file that is too large to preload: contiguous blocks in random order, shuffled a few at a time."""
 
     def __init__(
-        self, path: Path, source: Source, order: EpochOrder, transform: Transform, batch_size: int, block: int
+        self,
+        path: Path,
+        source: Source,
+        order: EpochOrder,
+        transform: Transform,
+        batch_size: int,
+        block: int,
+        append: Callable[[Tensor, Tensor], Tensor] = _images_alone,
     ) -> None:
         self.path = path
         self.source = source
@@ -83,6 +129,7 @@ class StreamLoader:
         self.transform = transform
         self.batch_size = batch_size
         self.block = block
+        self.append = append
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
@@ -92,29 +139,38 @@ class StreamLoader:
         self.sampler.epoch += 1
         rows = len(self.sampler.rows)
         starts = torch.arange(0, rows, self.block)
-        left: Tensor | None = None
+        left: tuple[Tensor, Tensor] | None = None
         with opened(self.path) as file:
             for _ in range(self.sampler.passes):
                 shuffled = starts[torch.randperm(len(starts), generator=generator)]
                 for group in shuffled.split(BLOCKS_IN_MEMORY):
                     parts = [self._read(file, start, rows) for start in group.tolist()]
-                    pool = torch.cat(parts)
-                    pool = pool[torch.randperm(len(pool), generator=generator)]
-                    pool = pool if left is None else torch.cat((left, pool))
+                    pool, numbers = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+                    order = torch.randperm(len(pool), generator=generator)
+                    pool, numbers = pool[order], numbers[order]
+                    if left is not None:
+                        pool, numbers = torch.cat((left[0], pool)), torch.cat((left[1], numbers))
                     whole = len(pool) - len(pool) % self.batch_size
-                    for batch in pool[:whole].split(self.batch_size):
-                        yield self.transform(batch, generator)
-                    left = pool[whole:]
-        if left is not None and len(left):
-            yield self.transform(left, generator)
+                    for batch, own in zip(
+                        pool[:whole].split(self.batch_size), numbers[:whole].split(self.batch_size), strict=True
+                    ):
+                        yield self.append(self.transform(batch, generator), own)
+                    left = pool[whole:], numbers[whole:]
+        if left is not None and len(left[0]):
+            yield self.append(self.transform(left[0], generator), left[1])
 
-    def _read(self, file: h5py.File, start: int, rows: int) -> Tensor:
-        return torch.from_numpy(read_images(file, self.source, slice(start, min(start + self.block, rows))))
+    def _read(self, file: h5py.File, start: int, rows: int) -> tuple[Tensor, Tensor]:
+        """A block's images, and the numbers of their rows."""
+        stop = min(start + self.block, rows)
+        return torch.from_numpy(read_images(file, self.source, slice(start, stop))), torch.arange(start, stop)
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A checked HDF5 file with its split and transform. `images` is None where the training part streams from disk."""
+    """A checked HDF5 file with its split and transform.
+
+    `stored` is None where the training part streams from disk; `append` is None where labels are left out.
+    """
 
     name: str
     path: Path
@@ -131,21 +187,39 @@ class DataSet:
     training_rows: Tensor
     validation_rows: Tensor
     block: int
+    append: Labels | None = None  # of the training part
+
+    @property
+    def visible(self) -> VisibleUnits:
+        """What the columns of images and batches stand for."""
+        return VisibleUnits(self.units) if self.append is None else self.append.visible
+
+    @property
+    def quantity(self) -> str:
+        """What a likelihood of these data is of: the transform, and labels if they are modelled too."""
+        return self.transform.name if self.append is None else f"{self.transform.name}, image and label jointly"
 
     def train_batches(self, device: torch.device | str = "cpu") -> BatchLoader | StreamLoader:
         """Batches of the training part, transformed, reshuffled every epoch."""
         order = EpochOrder(self.training_rows, self.passes_per_epoch, self.seed)
+        append = _images_alone if self.append is None else self.append.to(device)
         if self.stored is None:
-            return StreamLoader(self.path, self.train, order, self.transform, self.batch_size, self.block)
-        return BatchLoader(self.stored.to(device), order, self.transform, self.batch_size)
+            return StreamLoader(self.path, self.train, order, self.transform, self.batch_size, self.block, append)
+        return BatchLoader(self.stored.to(device), order, self.transform, self.batch_size, append)
 
     def images(self, part: str, limit: int | None = None) -> Tensor:
         """Transformed images (count, units) of `train`, `validation` or `test`, the first `limit` of them.
 
-        Where the transform draws (stochastic binarisation), the draw is fixed by the seed and the part.
+        Where the transform draws (stochastic binarisation), the draw is fixed by the seed and the part. Where labels are
+        used they stand behind the pixels (`visible`).
         """
         stored = self._stored_rows(part, limit)
-        return self.transform(stored, _generator(self.seed, PART_SEEDS[part]))
+        images = self.transform(stored, _generator(self.seed, PART_SEEDS[part]))
+        if self.append is None:
+            return images
+        labels = self.labels(part, limit)
+        assert labels is not None, "labels were checked on loading"
+        return self.visible.join(images, labels)
 
     def labels(self, part: str, limit: int | None = None) -> Tensor | None:
         """Labels (count,) of a part, or None if the file has none."""
@@ -160,7 +234,10 @@ class DataSet:
         return chosen[:limit]
 
     def train_mean(self) -> Tensor:
-        """Mean (units,), float64, of the transformed training images (of their grey levels where the transform draws)."""
+        """Mean (visible.units,), float64, of the transformed training images (of their grey levels where the transform draws).
+
+        Where labels are used, their frequencies stand behind it.
+        """
         total = torch.zeros(self.units, dtype=torch.float64)
         for stored in self._training_blocks():
             if self.transform.random:
@@ -168,7 +245,11 @@ class DataSet:
                 total += grey.double().sum(0)
             else:
                 total += self.transform(stored, _generator(0)).double().sum(0)
-        return total / len(self.training_rows)
+        mean = total / len(self.training_rows)
+        if self.append is None:
+            return mean
+        counts = self.append.numbers[self.training_rows].bincount(minlength=self.visible.classes)
+        return torch.cat((mean, counts / len(self.training_rows)))
 
     def _training_blocks(self) -> Iterator[Tensor]:
         if self.stored is not None:
@@ -208,10 +289,14 @@ def load(
     passes_per_epoch: int = 1,
     memory_limit_mb: float = 4000,
     hidden_units: int | None = None,
+    labels: bool = False,
+    classes: int | None = None,
 ) -> DataSet:
     """Make the file if it is missing, check it, split it and fit the transform.
 
     units: expected number of pixels, None to take the file's. hidden_units is for the model's configuration alone.
+    labels: whether the label of each image is appended to it as a one-hot vector of `classes` units; None: as many classes
+    as the largest label of the file asks for.
     A training part of more than `memory_limit_mb` streams from disk; its validation images are then its last rows.
     """
     check_whole("data.batch_size", batch_size, 1)
@@ -220,6 +305,10 @@ def load(
     check_number("data.memory_limit_mb", memory_limit_mb)
     if units is not None:
         check_whole("data.units", units, 1)
+    if not isinstance(labels, bool):
+        raise UserError(f"data.labels is true (labels are modelled with the images) or false; got {labels!r}")
+    if classes is not None:
+        check_whole("data.classes, if not null,", classes, 2, MOST_CLASSES)
     file_path = Path(path).absolute()
     if not file_path.exists():
         source(file_path)
@@ -234,6 +323,11 @@ def load(
                     "set data.units, or give the right file"
                 )
         shape = image_shape(file, train.units)
+        append: Labels | None = None
+        if labels:
+            number, own = check_labels(file, classes), read_labels(file, train)
+            assert own is not None, "labels were checked"
+            append = Labels(VisibleUnits(train.units, number), torch.from_numpy(own))
         validation = round(train.count * validation_fraction)
         if validation < 1 or train.count - validation < 1:
             raise UserError(
@@ -261,6 +355,7 @@ def load(
         training_rows=rows[: train.count - validation],
         validation_rows=rows[train.count - validation :],
         block=max(batch_size, 2**24 // train.units),
+        append=append,
     )
     return _fitted(data)
 

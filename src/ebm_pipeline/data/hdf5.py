@@ -19,6 +19,7 @@ from ebm_pipeline.files import whole_file
 
 Array = NDArray[Any]
 PARTS = ("train", "test")
+MOST_CLASSES = 10_000
 EXPECTED = "expected HDF5 with train/images (count x units, uint8 or float32), optionally train/labels, test/images, test/labels"
 
 
@@ -115,6 +116,33 @@ def read_labels(file: h5py.File, source: Source) -> Array | None:
         )
     labels: Array = values[:, 0].astype(np.int64)
     return labels
+
+
+def check_labels(file: h5py.File, classes: int | None) -> int:
+    """The number of classes; raises UserError unless every image of every part has a label from 0 to classes - 1.
+
+    classes None: as many as the largest label asks for.
+    """
+    found: dict[str, Array] = {}
+    for part in PARTS:
+        source = locate(file, part)
+        if source is None:
+            continue
+        labels = read_labels(file, source)
+        if labels is None:
+            raise UserError(
+                f"{file.filename} has no {part}/labels, and data.labels=true models the labels with the images: "
+                "add one integer per image, or take a model without labels"
+            )
+        found[part] = labels
+    number = classes or min(MOST_CLASSES, max(2, *(int(labels.max()) + 1 for labels in found.values())))
+    for part, labels in found.items():
+        if labels.min() < 0 or labels.max() >= number:
+            raise UserError(
+                f"{file.filename}: {part}/labels range from {labels.min()} to {labels.max()}; expected classes from 0 to "
+                f"{number - 1}: set data.classes, or number them anew"
+            )
+    return number
 
 
 def image_shape(file: h5py.File, units: int) -> tuple[int, int]:

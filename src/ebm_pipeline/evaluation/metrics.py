@@ -8,31 +8,44 @@ with pixel i flipped) - F(v)). Two-layer machines with Bernoulli visible units o
 *Free-energy gap*: mean F(validation) - mean F(training); it grows when a machine overfits (Hinton 2010, section 6). For
 deeper machines the same of minus the variational bound without log Z.
 *Deviations*: of pixels given the hidden units, where their variance is learned.
+*Classification*: fraction of the images whose most probable label, given the image, is not theirs; for two-layer machines
+of images and labels. Reconstruction and denoising are then given the label, and their errors are those of the pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ebm_pipeline.evaluation.classification import label_log_probabilities, wrong_labels
 from ebm_pipeline.evaluation.inside import singular_values
 from ebm_pipeline.inference import MeanField, bound, up_and_down
+from ebm_pipeline.labels import image_layer
 from ebm_pipeline.layers import Bernoulli, Layer
 from ebm_pipeline.machine import BoltzmannMachine, PartialStates
+from ebm_pipeline.visible import VisibleUnits
 
 NEGLIGIBLE_WEIGHT = 0.01  # weight_sparsity is the fraction of weights whose size is below this
 
 
 @dataclass(frozen=True, eq=False)
 class MonitoredImages:
-    """Images (samples, units) that the figures are computed on; `noisy` are the validation images with flipped pixels."""
+    """Images (samples, units) that the figures are computed on; `noisy` are the validation images with flipped pixels.
+
+    classes: of the labels that stand behind the pixels, if they do.
+    """
 
     validation: Tensor
     training: Tensor
     noisy: Tensor
+    classes: int = 0
+
+    @property
+    def visible(self) -> VisibleUnits:
+        return VisibleUnits(self.validation.shape[1] - self.classes, self.classes)
 
     @property
     def binary(self) -> bool:
@@ -40,29 +53,43 @@ class MonitoredImages:
         return bool(((self.validation == 0) | (self.validation == 1)).all())
 
     def to(self, device: torch.device) -> MonitoredImages:
-        return MonitoredImages(self.validation.to(device), self.training.to(device), self.noisy.to(device))
+        return replace(
+            self,
+            validation=self.validation.to(device),
+            training=self.training.to(device),
+            noisy=self.noisy.to(device),
+        )
 
 
-def flip_pixels(images: Tensor, fraction: float, seed: int) -> Tensor:
-    """Images (samples, units) with this fraction of their pixels mirrored about the middle of the range: 0 <-> 1."""
+def flip_pixels(images: Tensor, fraction: float, seed: int, visible: VisibleUnits | None = None) -> Tensor:
+    """Images (samples, units) with this fraction of their pixels mirrored about the middle of the range: 0 <-> 1.
+
+    Labels, where `visible` has any, stay as they are.
+    """
     generator = torch.Generator().manual_seed(seed)
-    low, high = images.min(), images.max()
-    return torch.where(torch.rand(images.shape, generator=generator) < fraction, low + high - images, images)
+    pixels = images if visible is None else visible.images(images)
+    low, high = pixels.min(), pixels.max()
+    flipped = torch.where(torch.rand(pixels.shape, generator=generator) < fraction, low + high - pixels, pixels)
+    return flipped if visible is None else torch.cat((flipped, visible.label_units(images)), 1)
 
 
 def monitor(machine: BoltzmannMachine, images: MonitoredImages, mean_field: MeanField, seed: int) -> dict[str, float]:
     """Every figure that this machine has, by name; a figure that it does not have is left out."""
-    binary = images.binary and isinstance(machine.layers[0], Bernoulli)
+    visible = images.visible
+    binary = images.binary and isinstance(image_layer(machine.layers[0], visible), Bernoulli)
     figures = {
-        **_restoration("reconstruction", machine, images.validation, images.validation, binary=binary),
-        **_restoration("denoising", machine, images.noisy, images.validation, binary=binary),
+        **_restoration("reconstruction", machine, images.validation, images.validation, visible, binary=binary),
+        **_restoration("denoising", machine, images.noisy, images.validation, visible, binary=binary),
         **weight_figures(machine),
         **deviation_figures(machine.layers[0]),
     }
     if machine.depth == 2:
         validation = machine.free_energy((images.validation, None))
         figures["free_energy_gap"] = float(validation.mean() - machine.free_energy((images.training, None)).mean())
-        if binary:
+        if visible.classes:
+            log_probabilities = label_log_probabilities(machine, visible, images.validation, mean_field)
+            figures["classification_error"] = wrong_labels(log_probabilities, visible.labels(images.validation))
+        elif binary:
             figures["pseudo_likelihood"] = _pseudo_likelihood(machine, images.validation, validation, seed)
     else:
         hidden = (None,) * (machine.depth - 1)
@@ -106,9 +133,9 @@ def monitor_clamped(machine: BoltzmannMachine, clamped: PartialStates) -> dict[s
 
 
 def _restoration(
-    name: str, machine: BoltzmannMachine, given: Tensor, clean: Tensor, *, binary: bool
+    name: str, machine: BoltzmannMachine, given: Tensor, clean: Tensor, visible: VisibleUnits, *, binary: bool
 ) -> dict[str, float]:
-    mean, mode = up_and_down(machine, given)
+    mean, mode, clean = (visible.images(states) for states in (*up_and_down(machine, given), clean))
     figures = {f"{name}_error": float((clean - mean).square().mean().sqrt())}
     if binary:
         figures[f"{name}_wrong_pixels"] = float((mode != clean).to(mean.dtype).mean())

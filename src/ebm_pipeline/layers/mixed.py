@@ -45,6 +45,13 @@ class Mixed(Layer):
             for where, part in zip(self._slices(), self.parts, strict=True)
         ]
 
+    def without_last_part(self) -> Layer:
+        """The layer of all parts but the last, with their share of the bias; of one part it is that part itself."""
+        layers = tuple(layer for _, layer in self._layers()[:-1])
+        if len(layers) == 1:
+            return layers[0]
+        return replace(self, bias=torch.cat([layer.bias for layer in layers], -1), parts=layers)
+
     def _joined(self, function: Callable[[Layer, Tensor], Tensor], x: Tensor) -> Tensor:
         return torch.cat([function(layer, x[..., where]) for where, layer in self._layers()], -1)
 

@@ -19,6 +19,7 @@ SHOWN = {
     "reconstruction_error": "reconstruction",
     "denoising_error": "denoising",
     "pseudo_likelihood": "pseudo-likelihood",
+    "classification_error": "classification",
     "free_energy_gap": "gap",
     "bound_gap": "gap",
 }

@@ -11,9 +11,11 @@ from torch import Tensor
 from ebm_pipeline import plots
 from ebm_pipeline.errors import check_number, check_whole
 from ebm_pipeline.inference import up_and_down
+from ebm_pipeline.labels import image_layer
 from ebm_pipeline.layers import LearnedGaussian
 from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.samplers import anneal, start_at_mean
+from ebm_pipeline.visible import VisibleUnits
 
 Shape = tuple[int, int]
 UP_AND_DOWN = "up through all layers and down again by conditional modes"
@@ -38,11 +40,12 @@ class Pictures:
         check_number("evaluation.flips", self.flips, 0, 1)
         check_number("evaluation.fantasy_start_beta", self.fantasy_start_beta, 0, 1, open_low=True)
 
-    def descriptions(self) -> dict[str, str]:
+    def descriptions(self, visible: VisibleUnits) -> dict[str, str]:
         """How the images of each kind were made: what a grid of them must not hide."""
+        given = "; the label is given" if visible.classes else ""
         return {
-            "reconstructions": UP_AND_DOWN,
-            "denoised": f"{self.flips:.0%} of the pixels flipped; {UP_AND_DOWN}",
+            "reconstructions": UP_AND_DOWN + given,
+            "denoised": f"{self.flips:.0%} of the pixels flipped; {UP_AND_DOWN}{given}",
             "fantasies": self._fantasy_description(),
         }
 
@@ -64,7 +67,7 @@ class Pictures:
     def arrays(
         self, machine: BoltzmannMachine, clean: Tensor, noisy: Tensor, data_mean: Tensor, seed: int
     ) -> dict[str, Tensor]:
-        """The images behind the pictures (digits, units): data, reconstructions, noisy, denoised, fantasies."""
+        """The states behind the pictures (digits, units): data, reconstructions, noisy, denoised, fantasies."""
         clean, noisy = clean[: self.digits], noisy[: self.digits]
         return {
             "data": clean,
@@ -77,9 +80,10 @@ class Pictures:
     def figures(
         self, machine: BoltzmannMachine, arrays: dict[str, Tensor], shape: Shape, name: str
     ) -> dict[str, Figure]:
-        """A figure per picture, by the key of its image series."""
-        images = {key: tensor.cpu().numpy() for key, tensor in arrays.items()}
-        made = self.descriptions()
+        """A figure per picture, by the key of its image series; of labels nothing is shown."""
+        visible = VisibleUnits.of(shape, machine.layers[0].units)
+        images = {key: visible.images(tensor).cpu().numpy() for key, tensor in arrays.items()}
+        made = self.descriptions(visible)
         figures = {
             "reconstructions": plots.comparison(
                 {"Data": images["data"], name: images["reconstructions"]},
@@ -95,15 +99,16 @@ class Pictures:
             ),
             "fantasies": plots.image_grid(images["fantasies"], shape, f"{name}: fantasy particles", made["fantasies"]),
         }
-        if isinstance(machine.layers[0], LearnedGaussian):
-            figures["deviations"] = deviations(machine.layers[0], shape, name)
+        pixels = image_layer(machine.layers[0], visible)
+        if isinstance(pixels, LearnedGaussian):
+            figures["deviations"] = deviations(pixels, shape, name)
         projection = None
         for index, weights in enumerate(machine.weights):
             projection = weights if projection is None else projection @ weights
             what = "weights of" if index == 0 else "products of the weights from the pixels to"
             tiles = min(self.weight_tiles, projection.shape[1])
             figures[f"weights_{index + 1}"] = plots.weight_grid(
-                projection.cpu().numpy(),
+                visible.images(projection.mT).mT.cpu().numpy(),
                 shape,
                 f"{name}: weights, layer {index + 1}",
                 f"{what} the first {tiles} of {projection.shape[1]} units",
