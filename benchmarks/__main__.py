@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import resume, studies, training_cost
+from benchmarks import gaussian, resume, studies, training_cost
 from benchmarks.common import hardware
 from ebm_pipeline.errors import UserError
 
@@ -18,9 +18,10 @@ BENCHMARKS = {
     "digits": studies.digits,
     "likelihood": studies.likelihood,
     "study": studies.study,
+    "gaussian": gaussian.gaussian,
     "resume": resume.resume,
 }
-NEED_MNIST = {"speed", "memory", "likelihood", "study"}
+NEED_MNIST = {"speed", "memory", "likelihood", "study", "gaussian"}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,10 @@ def assess(
     if settings.diagnostics is not None:
         with tqdm(total=settings.diagnostics.sweeps, desc="samples", unit="sweep", leave=False, disable=None) as bar:
             diagnosis = settings.diagnostics(saved.machine, parts, mean_field, seed, lambda done: advance(bar))
+        shown = {
+            start: {n: data.transform.to_grey(x) for n, x in way.items()} for start, way in diagnosis.images.items()
+        }
+        diagnosis = replace(diagnosis, images=shown)
     card = None
     if settings.likelihood is not None:
         card = measure_likelihood(settings.likelihood, saved, data, parts, mean_field, seed)
@@ -100,6 +104,11 @@ def assess(
         apart = gap(saved.machine, saved.data_mean, parts["train"], parts[part], mean_field)
     verdict = settings.criteria(monitored, saved.machine.layers[0].units, card, diagnosis, apart)
     return Assessment(card, diagnosis, verdict)
+
+
+def noisy_images(data: DataSet, images: Tensor, flips: float, seed: int) -> Tensor:
+    """Transformed images (count, units) again with a fraction of their pixels flipped, as grey levels, before the transform."""
+    return data.transform.expected(flip_pixels(data.transform.to_grey(images), flips, seed))
 
 
 def record_assessment(
@@ -161,7 +170,7 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     images = data.images(config.part)
     mean_field: MeanField = build(own.mean_field, "mean_field")
     flips = float(own.evaluation.flips)
-    chosen = MonitoredImages(images, data.images("train", len(images)), flip_pixels(images, flips, config.seed))
+    chosen = MonitoredImages(images, data.images("train", len(images)), noisy_images(data, images, flips, config.seed))
     monitored = monitor(saved.machine, chosen, mean_field, config.seed)
     found = assess(settings, saved, data, config.part, monitored, mean_field, config.seed)
     about = f"{config.part} part of {data.name} ({len(images)} images, transform {data.transform.name})"

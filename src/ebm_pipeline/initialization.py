@@ -32,9 +32,16 @@ def glorot_normal(lower: int, upper: int, generator: torch.Generator) -> Tensor:
 
 
 def initialize(
-    layers: Sequence[Layer], weights: WeightInitializer, visible_mean: Tensor, generator: torch.Generator
+    layers: Sequence[Layer],
+    weights: WeightInitializer,
+    visible_mean: Tensor,
+    generator: torch.Generator,
+    visible_variance: Tensor | None = None,
 ) -> BoltzmannMachine:
-    """A machine whose visible layer alone has the data mean (units,) and whose weights come from `weights`."""
+    """A machine whose visible layer alone has the data mean (units,) and whose weights come from `weights`.
+
+    Variances that are learned start at that of the data, visible_variance (units,), where it is below the layer's own.
+    """
     if len(layers) < 2:
         raise UserError(f"a machine needs at least two layers, visible and hidden; got {len(layers)}")
     if layers[0].units != visible_mean.numel():
@@ -42,6 +49,7 @@ def initialize(
             f"the data have {visible_mean.numel()} columns, the model has {layers[0].units} visible units: "
             "choose another data set or set the units of model.layers.0"
         )
-    visible = layers[0].with_tensors(bias=layers[0].bias_for_mean(visible_mean))
+    visible = layers[0] if visible_variance is None else layers[0].within(visible_variance)
+    visible = visible.with_tensors(bias=visible.bias_for_mean(visible_mean))
     matrices = [weights(lower.units, upper.units, generator) for lower, upper in pairwise(layers)]
     return assemble([visible, *layers[1:]], matrices)

@@ -19,13 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ebm_pipeline import plots, resuming, tracking
-from ebm_pipeline.assessment import Settings, assess, record_assessment, write_report
+from ebm_pipeline.assessment import Settings, assess, noisy_images, record_assessment, write_report
 from ebm_pipeline.comparison import COMPARED, shown
 from ebm_pipeline.configuration import build, build_data, call, check_keys, open_experiment, plain, set_up_torch
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
-from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels
+from ebm_pipeline.evaluation.metrics import MonitoredImages
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.initialization import initialize
@@ -52,7 +52,7 @@ TRAIN_KEYS = {
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
     "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "diagnostics", "verdict", "resume",
 }  # fmt: skip
-TRAINING_KEYS = {"epochs", "chains", "products", "centring"}
+TRAINING_KEYS = {"epochs", "chains", "products", "centring", "variance_rate"}
 TRACKING_KEYS = {"uri", "experiment", "run_name", "tags", "system_metrics", "log_model", "register_as"}
 EXAMPLES = 32  # images shown of a data set
 SERVED_EXAMPLES = 2  # images that come with the MLflow model, as the example of its input
@@ -74,6 +74,7 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
         chains=config.training.chains,
         products=config.training.products,
         centring=config.training.centring,
+        variance_rate=config.training.variance_rate,
         seed=config.seed,
         penalties=tuple(model.penalties),
         constraints=tuple(model.constraints),
@@ -153,7 +154,10 @@ class Training:
     def draw(self, machine: BoltzmannMachine, step: int, label: str) -> None:
         """All pictures of the machine, to MLflow's image series and to the run's folder."""
         arrays = self.pictures.arrays(machine, self.shown.validation, self.shown.noisy, self.data_mean, self.seed)
-        for key, figure in self.pictures.figures(machine, arrays, self.data.image_shape, self.model.name).items():
+        arrays = {name: self.data.transform.to_grey(images) for name, images in arrays.items()}
+        weights = self.data.transform.weights_to_grey(machine.weights[0].mT).mT
+        drawn = machine.with_tensors({"weights/0": weights})
+        for key, figure in self.pictures.figures(drawn, arrays, self.data.image_shape, self.model.name).items():
             self.show(figure, key, step, label)
         if label == "final":
             write_arrays(self.folder / "pictures.h5", arrays, self.pictures.descriptions(), self.data)
@@ -195,8 +199,10 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
     data_mean = data.train_mean().float()
     generator = torch.Generator().manual_seed(config.seed)
     weights = build(config.initialization, "initialization")
-    initial = call(initialize, "initialization", list(model.layers.values()), weights, data_mean, generator)
     monitored = monitored_images(data, pictures.flips, config.seed)
+    variance = monitored.training.var(0, correction=0)
+    layers = list(model.layers.values())
+    initial = call(initialize, "initialization", layers, weights, data_mean, generator, variance)
     initial.layers[0].check_data(monitored.validation)
 
     resolved = plain(config)
@@ -291,7 +297,9 @@ def log_model(work: Training, example: Tensor) -> None:
 def monitored_images(data: DataSet, flips: float, seed: int) -> MonitoredImages:
     """The validation images, as many training images, and the validation images with flipped pixels."""
     validation = data.images("validation", MOST_MONITORED)
-    return MonitoredImages(validation, data.images("train", len(validation)), flip_pixels(validation, flips, seed))
+    return MonitoredImages(
+        validation, data.images("train", len(validation)), noisy_images(data, validation, flips, seed)
+    )
 
 
 def pretrain_model(work: Training, machine: BoltzmannMachine) -> BoltzmannMachine:
@@ -324,7 +332,7 @@ def data_examples(data: DataSet) -> Figure:
     """The first training images with their labels."""
     labels = data.labels("train", EXAMPLES)
     return plots.data_examples(
-        data.images("train", EXAMPLES).numpy(),
+        data.transform.to_grey(data.images("train", EXAMPLES)).numpy(),
         None if labels is None else labels.numpy(),
         data.image_shape,
         f"{data.name}: training images",

@@ -28,12 +28,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Arrays by name (count, units), with how each was made; `shown` are those that are images, in the order of a picture."""
+    """Arrays by name (count, units), with how each was made; `shown` are those in a picture, in its order, `hidden` no images."""
 
     arrays: dict[str, Tensor]
     made: dict[str, str]
     shown: tuple[str, ...]
     figures: dict[str, float] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Task:
     """A question to a model."""
 
     name: ClassVar[str]
+    changes_pixels: ClassVar[bool] = False  # hides or flips single ones, which a transform must not have mixed
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
         raise NotImplementedError
@@ -99,6 +101,7 @@ class Inpainting(Task):
     """
 
     name = "inpainting"
+    changes_pixels = True
     mask: str = "lower_half"
     fraction: float = 0.5
     sweeps: int = 500
@@ -140,6 +143,7 @@ class Denoising(Task):
     """Images with flipped pixels, through the model up and down (`inference.up_and_down`)."""
 
     name = "denoising"
+    changes_pixels = True
     flips: float = 0.15
 
     def __post_init__(self) -> None:
@@ -169,8 +173,9 @@ class Features(Task):
         layers = {f"layer_{index}": state for index, state in enumerate(posterior.means) if index}
         how = "exact" if model.machine.depth == 2 else f"mean field, largest last change {posterior.residual:.1e}"
         return Answer(
-            {"data": images} | layers, dict.fromkeys(layers, f"hidden means given the data; {how}"), ("data",)
-        )
+            {"data": images} | layers, dict.fromkeys(layers, f"hidden means given the data; {how}"), ("data",),
+            hidden=tuple(layers),
+        )  # fmt: skip
 
 
 def hidden_pixels(mask: str, fraction: float, image_shape: tuple[int, int], seed: int) -> Tensor:
