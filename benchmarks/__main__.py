@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import resume, studies, tracking_cost, training_cost
+from benchmarks import gaussian, resume, studies, tracking_cost, training_cost
 from benchmarks.common import hardware
 from ebm_pipeline.errors import UserError
 
@@ -20,10 +20,11 @@ BENCHMARKS = {
     "likelihood": studies.likelihood,
     "study": studies.study,
     "sparsity": studies.sparsity,
+    "gaussian": gaussian.gaussian,
     "resume": resume.resume,
     "tracking": tracking_cost.tracking,
 }
-NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study", "sparsity", "tracking"}
+NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking"}
 
 
 def main() -> None:

@@ -47,6 +47,8 @@ def random_layer(kind: str, units: int, generator: torch.Generator) -> Layer:
         return Potts(normal(generator, units), categories)
     values = {name: normal(generator, units) for name in (field.name for field in fields(LAYERS[kind]))}
     values |= {name: value.abs() + 0.3 for name, value in values.items() if name != "bias"}
+    if "variance_floor" in values:
+        values["variance_floor"] = values["variance"] / 2
     return LAYERS[kind](**values)
 
 

@@ -17,7 +17,17 @@ import torch
 from ebm_pipeline.data import DataSet, load
 from ebm_pipeline.data.hdf5 import describe, digest, shuffled_copy, write
 from ebm_pipeline.data.sources import FILES, BarsAndStripes, Idx, digits, existing, parse_idx
-from ebm_pipeline.data.transforms import Identity, Scale, Standardize, Stochastic, Threshold, Transform
+from ebm_pipeline.data.transforms import (
+    Decorrelate,
+    Dequantise,
+    Identity,
+    Scale,
+    Spin,
+    Standardize,
+    Stochastic,
+    Threshold,
+    Transform,
+)
 from ebm_pipeline.errors import UserError
 
 MNIST_MD5 = (
@@ -209,6 +219,36 @@ def test_scale_and_standardize(tmp_path: Path) -> None:
     torch.testing.assert_close(
         standard.std(0, unbiased=False)[1:], torch.ones(15, dtype=torch.float64), rtol=1e-4, atol=0
     )
+
+
+def test_decorrelated_images_lie_along_their_principal_components(tmp_path: Path) -> None:
+    data = loaded(small_file(tmp_path), Decorrelate(width=0.2))
+    assert data.stored is not None
+    stored = data.stored[data.training_rows].double() / 255
+    found = data.transform.expected(data.stored[data.training_rows]).double()
+    variances = torch.linalg.eigvalsh(stored.mT.cov(correction=0)).flip(0)  # the largest first
+    torch.testing.assert_close(found.mT.cov(correction=0), variances.diag(), rtol=0, atol=1e-6)
+    assert data.train_mean().abs().max() < 1e-6
+    noise = data.transform.to_grey(data.images("train")).double() - stored
+    assert 0.08 < float(noise.abs().max()) <= 0.1 + 1e-5
+    weights = torch.randn(
+        5, 16, generator=torch.Generator().manual_seed(1)
+    )  # couplings x^T w are the same in grey levels
+    torch.testing.assert_close(
+        found.float() @ weights.mT, (stored - stored.mean(0)).float() @ data.transform.weights_to_grey(weights).mT
+    )
+
+
+@pytest.mark.parametrize("transform", [Dequantise(0.2), Decorrelate(0.2), Scale(), Threshold(), Spin()])
+def test_pictures_show_grey_levels(transform: Transform, tmp_path: Path) -> None:
+    """What is shown of an image and transformed again is that image; where no pixel is binarised it is the stored one."""
+    data = loaded(small_file(tmp_path), transform)
+    assert data.stored is not None
+    transformed = data.transform.expected(data.stored)
+    shown = data.transform.to_grey(transformed)
+    torch.testing.assert_close(data.transform.expected(shown), transformed)
+    if not isinstance(transform, Threshold):
+        torch.testing.assert_close(shown, data.stored / 255, rtol=1e-5, atol=1e-6)
 
 
 def test_train_mean_is_that_of_the_transformed_images(tmp_path: Path) -> None:

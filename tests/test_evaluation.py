@@ -122,6 +122,20 @@ def test_rectified_hidden_units_against_quadrature() -> None:
     assert abs(found.value - expected) < 4 * found.std_error
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "learned_gaussian"])
+def test_gaussian_pixels_against_quadrature(kind: str) -> None:
+    """log Z of two Gaussian pixels, integrated on a grid, and four hidden units: exact by enumeration, and by AIS."""
+    machine = random_machine((kind, "bernoulli"), (2, 4), seed=12, offsets=0.5, weights=0.6)
+    nodes, log_weights = quadrature(machine.layers[0])
+    pixels = torch.cartesian_prod(nodes, nodes)
+    log_weight = torch.cartesian_prod(log_weights, log_weights).sum(1)
+    expected = float(torch.logsumexp(log_weight - machine.free_energy((pixels, None)), 0))
+    assert exact_log_partition(machine) == pytest.approx(expected, rel=1e-9)
+    found = estimate(machine)
+    assert found.std_error < 0.04
+    assert abs(found.value - expected) < 4 * found.std_error
+
+
 def test_exact_log_partition_of_more_states_than_a_block(generator: torch.Generator) -> None:
     machine = assemble(
         [Bernoulli(normal(generator, 15)), Bernoulli(normal(generator, 16))], [0.5 * normal(generator, 15, 16)]

@@ -30,9 +30,9 @@ def spread(machine: BoltzmannMachine, index: int, z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kinds", KINDS)
-@pytest.mark.parametrize("offsets", [0.0, 2.0])
+@pytest.mark.parametrize(("offsets", "rate"), [(0.0, 1.0), (2.0, 1.0), (2.0, 0.1)])
 def test_the_step_is_that_in_the_scaled_coordinates(
-    kinds: tuple[str, str], offsets: float, generator: torch.Generator
+    kinds: tuple[str, str], offsets: float, rate: float, generator: torch.Generator
 ) -> None:
     """J D J^T g, with J the derivative of (weights, biases, variances) by the coordinates and D the size of the steps."""
     machine = random_machine(kinds, (4, 3), seed=2)
@@ -70,17 +70,36 @@ def test_the_step_is_that_in_the_scaled_coordinates(
 
     gradient = {key: normal(generator, *tensors[key].shape) for key in keys}
     _, back = torch.autograd.functional.vjp(natural, at, tuple(gradient[key] for key in keys))
-    sizes = (torch.outer(below, above), below, above, torch.ones(4), torch.ones(3))
+    sizes = (torch.outer(below, above), below, above, torch.full((4,), rate), torch.full((3,), rate))
     step = tuple(size * part for size, part in zip(sizes, back, strict=True))
     _, expected = torch.autograd.functional.jvp(natural, at, step)
     if offsets:
-        found = centre(gradient, centres, lambda own: precision_scaled(own, machine, centres))
+        found = centre(gradient, centres, lambda own: precision_scaled(own, machine, centres, rate))
     else:
         found = gradient
         precision_scaled(found, machine)
     assert list(found) == keys
     for key, value in zip(keys, expected, strict=True):
         torch.testing.assert_close(found[key], value, msg=key)
+
+
+def test_at_its_floor_a_variance_that_would_fall_moves_nothing(generator: torch.Generator) -> None:
+    """The other parameters then step as if the variance were fixed; a variance that would rise leaves the floor."""
+    machine = random_machine(("learned_gaussian", "bernoulli"), (4, 3), seed=2)
+    variance = machine.named_tensors()["layers/0/variance"]
+    at_floor = machine.with_tensors({"layers/0/variance_floor": variance})
+    gradient = {name: normal(generator, *tensor.shape) for name, tensor in machine.named_tensors().items()}
+    gradient["layers/0/variance"] = torch.tensor([9.0, -9.0, 9.0, -9.0], dtype=torch.float64)
+    free, held = ({name: value.clone() for name, value in gradient.items()} for _ in range(2))
+    precision_scaled(free, machine)
+    precision_scaled(held, at_floor)
+    falls, rises = slice(0, None, 2), slice(1, None, 2)
+    assert not held["layers/0/variance"][falls].any()
+    torch.testing.assert_close(held["weights/0"][falls], (gradient["weights/0"] / variance[:, None])[falls])
+    torch.testing.assert_close(held["layers/0/bias"][falls], (gradient["layers/0/bias"] / variance)[falls])
+    for name in ("layers/0/variance", "layers/0/bias", "weights/0"):
+        torch.testing.assert_close(held[name][rises], free[name][rises])
+        assert not torch.isclose(held[name][falls], free[name][falls]).all()
 
 
 def test_without_couplings_the_variances_of_the_data_are_learned(generator: torch.Generator) -> None:

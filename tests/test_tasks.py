@@ -11,6 +11,7 @@ import pytest
 import torch
 from commands import TINY, composed, run_command
 from helpers import assert_mean_close, joint_probabilities, random_machine
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from ebm_pipeline import cli
@@ -175,6 +176,24 @@ def test_the_command_asks_a_run_and_a_file(tmp_path: Path) -> None:
     wrong = run_command(cli.sample, f"run={tmp_path / 'none.h5'}", "task=denoising", output_root=tmp_path)
     assert wrong.code == 1
     assert "no model file at" in wrong.err
+
+
+@pytest.mark.parametrize("task", ["inpainting", "denoising"])
+def test_mixed_pixels_are_not_changed_one_by_one(task: str, tmp_path: Path) -> None:
+    config = OmegaConf.to_yaml(composed(*TINY, "data/transform=decorrelate", output_root=tmp_path), resolve=True)
+    model = saved(16, 4)
+    path = tmp_path / "model.h5"
+    save_model(path, SavedModel(model.machine, model.data_mean, (4, 4), config))
+    done = run_command(cli.sample, f"run={path}", f"task={task}", output_root=tmp_path)
+    assert done.code == 1
+    assert f"task={task} changes single pixels, and the transform 'decorrelate'" in done.err
+    done = run_command(cli.sample, f"run={path}", "task=features", "count=12", output_root=tmp_path)
+    assert done.code == 0, done.err
+    (written,) = (tmp_path / "samples").glob("*_features/features.h5")
+    with h5py.File(written) as file:
+        grey = file["data"][:]
+        assert file["layer_1"].shape == (12, 4)
+    assert np.abs(grey - np.round(grey)).max() <= 1 / 32 + 1e-4  # bars and stripes, with the noise
 
 
 def test_a_model_from_a_stranger_runs_no_code(tmp_path: Path) -> None:

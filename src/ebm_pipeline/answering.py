@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from ebm_pipeline import plots, tracking
 from ebm_pipeline.assessment import advance
 from ebm_pipeline.configuration import build, build_data, check_keys, parse_run_config, set_up_torch, tracking_uri
 from ebm_pipeline.data.hdf5 import new_file
-from ebm_pipeline.errors import check_whole
+from ebm_pipeline.errors import UserError, check_whole
 from ebm_pipeline.storage import SavedModel, load_model
 from ebm_pipeline.tasks import Answer, Task
 
@@ -35,10 +36,17 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     saved = load_model(path)
     own = parse_run_config(saved.config, path)
     data = build_data(own)
+    if task.changes_pixels and data.transform.mixes_pixels:
+        raise UserError(
+            f"task={task.name} changes single pixels, and the transform {data.transform.name!r} that this model was trained with "
+            "mixes them: ask for task=fantasies or task=features, or train with data/transform=dequantise"
+        )
     images = data.images(config.part, config.count)
     labels = data.labels(config.part, config.count)
     with tqdm(desc=task.name, unit=" sweeps", leave=False, disable=None) as bar, torch.inference_mode():
         answer = task(saved, images, config.seed, lambda done: advance(bar))
+    grey = {name: data.transform.to_grey(x) for name, x in answer.arrays.items() if name not in answer.hidden}
+    answer = replace(answer, arrays=answer.arrays | grey)
     written = folder / f"{task.name}.h5"
     with new_file(written) as file:
         file.attrs["model"] = str(path)

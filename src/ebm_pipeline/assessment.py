@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,10 @@ def assess(
     if settings.diagnostics is not None:
         with tqdm(total=settings.diagnostics.sweeps, desc="samples", unit="sweep", leave=False, disable=None) as bar:
             diagnosis = settings.diagnostics(saved.machine, parts, mean_field, seed, lambda done: advance(bar))
+        shown = {
+            start: {n: data.transform.to_grey(x) for n, x in way.items()} for start, way in diagnosis.images.items()
+        }
+        diagnosis = replace(diagnosis, images=shown)
     card = None
     if settings.likelihood is not None:
         card = measure_likelihood(settings.likelihood, saved, data, parts, mean_field, seed)
@@ -105,6 +109,13 @@ def assess(
         apart = gap(saved.machine, saved.data_mean, parts["train"], parts[part], mean_field)
     verdict = settings.criteria(monitored, saved.machine.layers[0].units, card, diagnosis, apart)
     return Assessment(card, diagnosis, verdict)
+
+
+def noisy_images(data: DataSet, images: Tensor, flips: float, seed: int) -> Tensor:
+    """Images (count, units) of `data` with a fraction of their pixels flipped: of the grey levels, where units are no pixels."""
+    if not data.transform.mixes_pixels:
+        return flip_pixels(images, flips, seed, data.visible)
+    return data.transform.expected(flip_pixels(data.transform.to_grey(images), flips, seed))
 
 
 def record_assessment(
@@ -177,7 +188,7 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     images = data.images(config.part)
     mean_field: MeanField = build(own.mean_field, "mean_field")
     flips = float(own.evaluation.flips)
-    noisy = flip_pixels(images, flips, config.seed, data.visible)
+    noisy = noisy_images(data, images, flips, config.seed)
     chosen = MonitoredImages(images, data.images("train", len(images)), noisy, data.visible.classes)
     monitored = monitor(saved.machine, chosen, mean_field, config.seed)
     found = assess(settings, saved, data, config.part, monitored, mean_field, config.seed)

@@ -72,7 +72,8 @@ def initialize(
 ) -> BoltzmannMachine:
     """A machine whose visible layer alone has the data mean (units,) and whose weights come from `weights`.
 
-    images (count, units): training data, for what initializes by them.
+    images (count, units): training data, for what initializes by them; variances that are learned start at theirs where
+    it is below the layer's own.
     """
     if len(layers) < 2:
         raise UserError(f"a machine needs at least two layers, visible and hidden; got {len(layers)}")
@@ -81,7 +82,8 @@ def initialize(
             f"the data have {visible_mean.numel()} columns, the model has {layers[0].units} visible units: "
             "choose another data set, set the units of model.layers.0, or with data.labels whether labels are modelled too"
         )
-    visible = layers[0].with_tensors(bias=layers[0].bias_for_mean(visible_mean))
+    visible = layers[0] if images is None else layers[0].within(images.var(0, correction=0))
+    visible = visible.with_tensors(bias=visible.bias_for_mean(visible_mean))
     matrices = [
         weights(lower.units, upper.units, generator, images if index == 0 else None)
         for index, (lower, upper) in enumerate(pairwise(layers))

@@ -21,13 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ebm_pipeline import plots, resuming, tracking
-from ebm_pipeline.assessment import Settings, assess, record_assessment, write_report
+from ebm_pipeline.assessment import Settings, assess, noisy_images, record_assessment, write_report
 from ebm_pipeline.comparison import COMPARED, shown
 from ebm_pipeline.configuration import build, build_data, call, check_keys, open_experiment, plain, set_up_torch
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
-from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
+from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.initialization import initialize
@@ -59,7 +59,7 @@ TRAIN_KEYS = {
     "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "diagnostics", "verdict", "resume",
     "metric",
 }  # fmt: skip
-TRAINING_KEYS = {"epochs", "chains", "products", "centring", "averaging"}
+TRAINING_KEYS = {"epochs", "chains", "products", "centring", "averaging", "variance_rate"}
 TRACKING_KEYS = {"uri", "experiment", "run_name", "tags", "system_metrics", "log_model", "register_as"}
 EXAMPLES = 32  # images shown of a data set
 SERVED_EXAMPLES = 2  # images that come with the MLflow model, as the example of its input
@@ -84,6 +84,7 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
         products=config.training.products,
         centring=config.training.centring,
         average_from=average_from(config.training.averaging, epochs),
+        variance_rate=config.training.variance_rate,
         seed=config.seed,
         penalties=tuple(model.penalties),
         constraints=tuple(model.constraints),
@@ -198,7 +199,10 @@ class Training(Phases):
     def draw(self, machine: BoltzmannMachine, step: int, label: str) -> None:
         """All pictures of the machine, to MLflow's image series and to the run's folder."""
         arrays = self.pictures.arrays(machine, self.shown.validation, self.shown.noisy, self.data_mean, self.seed)
-        for key, figure in self.pictures.figures(machine, arrays, self.data.image_shape, self.model.name).items():
+        arrays = {name: self.data.transform.to_grey(images) for name, images in arrays.items()}
+        weights = self.data.transform.weights_to_grey(machine.weights[0].mT).mT
+        drawn = machine.with_tensors({"weights/0": weights})
+        for key, figure in self.pictures.figures(drawn, arrays, self.data.image_shape, self.model.name).items():
             self.show(figure, key, step, label)
         if label == "final":
             images = {name: self.data.visible.images(states) for name, states in arrays.items()}
@@ -418,7 +422,7 @@ def record_averaged(work: Training, module: BoltzmannTraining, last: SavedModel,
 def monitored_images(data: DataSet, flips: float, seed: int) -> MonitoredImages:
     """The validation images, as many training images, and the validation images with flipped pixels."""
     validation = data.images("validation", MOST_MONITORED)
-    noisy = flip_pixels(validation, flips, seed, data.visible)
+    noisy = noisy_images(data, validation, flips, seed)
     return MonitoredImages(validation, data.images("train", len(validation)), noisy, data.visible.classes)
 
 
@@ -454,7 +458,7 @@ def data_examples(data: DataSet) -> Figure:
     """The first training images with their labels."""
     labels = data.labels("train", EXAMPLES)
     return plots.data_examples(
-        data.visible.images(data.images("train", EXAMPLES)).numpy(),
+        data.transform.to_grey(data.visible.images(data.images("train", EXAMPLES))).numpy(),
         None if labels is None else labels.numpy(),
         data.image_shape,
         f"{data.name}: training images",

@@ -326,7 +326,8 @@ def approach_of_chains(
     with matplotlib.rc_context(STYLE):
         figure, panels, top = _two_panels(2.3, title, subtitle)
         for index, (panel, label) in enumerate(
-            zip(panels, ("mean free energy,\nless that of data (nats)", "energy distance to data"), strict=True), start=1
+            zip(panels, ("mean free energy,\nless that of data (nats)", "energy distance to data"), strict=True),
+            start=1,
         ):
             for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
                 panel.plot(curve[0], curve[index], color=colour, marker="o", markersize=3, label=f"start: {name}")

@@ -38,7 +38,8 @@ class Answer:
     """Arrays by name (count, units), with how each was made; `shown` are those that are images, in the order of a picture.
 
     how: of the picture, where `made` of the last of them does not say it; confusion: (classes, classes), how many images of
-    the class of each row were given the label of each column, shown in place of images.
+    the class of each row were given the label of each column, shown in place of images; hidden: the arrays that are of no
+    visible units.
     """
 
     arrays: dict[str, Tensor]
@@ -47,6 +48,7 @@ class Answer:
     figures: dict[str, float] = field(default_factory=dict)
     how: str = ""
     confusion: Tensor | None = None
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Task:
     """A question to a model."""
 
     name: ClassVar[str]
+    changes_pixels: ClassVar[bool] = False  # hides or flips single ones, which a transform must not have mixed
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
         raise NotImplementedError
@@ -130,6 +133,7 @@ class Inpainting(Task):
     """
 
     name = "inpainting"
+    changes_pixels = True
     mask: str = "lower_half"
     fraction: float = 0.5
     sweeps: int = 500
@@ -177,6 +181,7 @@ class Denoising(Task):
     """Images with flipped pixels, through the model up and down (`inference.up_and_down`)."""
 
     name = "denoising"
+    changes_pixels = True
     flips: float = 0.15
 
     def __post_init__(self) -> None:
@@ -231,6 +236,7 @@ class Features(Task):
             _parts(visible, data=images) | layers,
             dict.fromkeys(layers, f"hidden means given {given}; {how}"),
             ("data",),
+            hidden=tuple(layers),
         )
 
 

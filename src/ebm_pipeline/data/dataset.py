@@ -234,17 +234,13 @@ class DataSet:
         return chosen[:limit]
 
     def train_mean(self) -> Tensor:
-        """Mean (visible.units,), float64, of the transformed training images (of their grey levels where the transform draws).
+        """Mean (visible.units,), float64, of the transformed training images, over what the transform draws too.
 
         Where labels are used, their frequencies stand behind it.
         """
         total = torch.zeros(self.units, dtype=torch.float64)
         for stored in self._training_blocks():
-            if self.transform.random:
-                grey = stored / 255 if stored.dtype == torch.uint8 else stored
-                total += grey.double().sum(0)
-            else:
-                total += self.transform(stored, _generator(0)).double().sum(0)
+            total += self.transform.expected(stored).double().sum(0)
         mean = total / len(self.training_rows)
         if self.append is None:
             return mean
@@ -309,6 +305,10 @@ def load(
         raise UserError(f"data.labels is true (labels are modelled with the images) or false; got {labels!r}")
     if classes is not None:
         check_whole("data.classes, if not null,", classes, 2, MOST_CLASSES)
+    if labels and transform.mixes_pixels:
+        raise UserError(
+            f"data.labels=true takes a transform of single pixels, {transform.name} mixes them: set data/transform=dequantise"
+        )
     file_path = Path(path).absolute()
     if not file_path.exists():
         source(file_path)
@@ -364,6 +364,7 @@ def _fitted(data: DataSet) -> DataSet:
     """The data set with its transform fitted to the training images, whose range is checked on the way."""
     total = torch.zeros(data.units, dtype=torch.float64)
     squares = torch.zeros(data.units, dtype=torch.float64)
+    products = torch.zeros(data.units, data.units, dtype=torch.float64) if data.transform.mixes_pixels else None
     for stored in data._training_blocks():
         if stored.dtype == torch.uint8:
             grey = stored.double() / 255
@@ -376,6 +377,9 @@ def _fitted(data: DataSet) -> DataSet:
                 )
         total += grey.sum(0)
         squares += grey.square().sum(0)
+        if products is not None:
+            products.addmm_(grey.mT, grey)
     mean = total / len(data.training_rows)
     std = (squares / len(data.training_rows) - mean.square()).clamp_min(0).sqrt()
-    return replace(data, transform=data.transform.fitted(mean, std))
+    covariance = None if products is None else products / len(data.training_rows) - torch.outer(mean, mean)
+    return replace(data, transform=data.transform.fitted(mean, std, covariance))

@@ -24,14 +24,29 @@ class Transform:
 
     name: ClassVar[str]
     needs_unit_range: ClassVar[bool] = False
-    random: ClassVar[bool] = False
+    mixes_pixels: ClassVar[bool] = False  # a unit depends on several pixels; `fitted` then gets their covariance
 
-    def fitted(self, mean: Tensor, std: Tensor) -> Self:
-        """The transform with what it needs of the training images: mean and deviation (units,) of their grey levels."""
+    def fitted(self, mean: Tensor, std: Tensor, covariance: Tensor | None = None) -> Self:
+        """The transform with what it needs of the training images' grey levels.
+
+        mean, std (units,) and, where pixels are mixed, covariance (units, units); float64.
+        """
         return self
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         raise NotImplementedError
+
+    def expected(self, images: Tensor) -> Tensor:
+        """The mean over what the transform draws, of stored pixels or grey levels (samples, units)."""
+        return self(images, torch.Generator())
+
+    def to_grey(self, images: Tensor) -> Tensor:
+        """What a picture shows of transformed images (samples, units): grey levels, or the images where they serve as such."""
+        return images
+
+    def weights_to_grey(self, weights: Tensor) -> Tensor:
+        """What a picture shows of weights (hidden units, units) to transformed images: those to grey levels."""
+        return weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +82,13 @@ class Stochastic(Transform):
 
     name = "stochastic"
     needs_unit_range = True
-    random = True
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         uniform = torch.rand(images.shape, generator=generator, device=images.device)
         return torch.lt(uniform, _grey(images), out=torch.empty_like(uniform))
+
+    def expected(self, images: Tensor) -> Tensor:
+        return _grey(images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +109,6 @@ class Dequantise(Transform):
     """
 
     name = "dequantise"
-    random = True
     width: float = 1 / 16
 
     def __post_init__(self) -> None:
@@ -101,6 +117,47 @@ class Dequantise(Transform):
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.rand(images.shape, generator=generator, device=images.device)
         return noise.sub_(0.5).mul_(self.width).add_(_grey(images))
+
+    def expected(self, images: Tensor) -> Tensor:
+        return _grey(images)
+
+
+@dataclass(frozen=True, eq=False)
+class Decorrelate(Dequantise):
+    """Dequantised grey levels less their mean, along the principal components of the training images, the largest first.
+
+    A rotation: densities and distances are those of grey levels. Units that are uncorrelated are, without couplings, a Gaussian
+    of full covariance, from which a Gaussian RBM goes on.
+    """
+
+    name = "decorrelate"
+    mixes_pixels = True
+    mean: Tensor | None = None
+    components: Tensor | None = None  # (units, units), one per column
+
+    def fitted(self, mean: Tensor, std: Tensor, covariance: Tensor | None = None) -> Self:
+        assert covariance is not None, "principal components need a covariance"
+        components = torch.linalg.eigh(covariance).eigenvectors.flip(1)
+        return replace(self, mean=mean.float(), components=components.float())
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return self._rotated(super().__call__(images, generator))
+
+    def expected(self, images: Tensor) -> Tensor:
+        return self._rotated(_grey(images).float())
+
+    def to_grey(self, images: Tensor) -> Tensor:
+        assert self.mean is not None, "the transform is not fitted"
+        return self.mean.to(images.device) + self.weights_to_grey(images)
+
+    def weights_to_grey(self, weights: Tensor) -> Tensor:
+        assert self.components is not None, "the transform is not fitted"
+        return weights @ self.components.mT.to(weights.device)
+
+    def _rotated(self, grey: Tensor) -> Tensor:
+        assert self.mean is not None, "the transform is not fitted"
+        assert self.components is not None, "the transform is not fitted"
+        return (grey - self.mean.to(grey.device)) @ self.components.to(grey.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +172,7 @@ class Standardize(Transform):
     def __post_init__(self) -> None:
         check_number("data.transform.floor", self.floor, open_low=True)
 
-    def fitted(self, mean: Tensor, std: Tensor) -> Self:
+    def fitted(self, mean: Tensor, std: Tensor, covariance: Tensor | None = None) -> Self:
         return replace(self, mean=mean.float(), std=std.float().clamp_min(self.floor))
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -110,6 +110,10 @@ class Layer:
         """The bias (units,) at which the layer alone, without inputs, has this mean (clipped to what it can have)."""
         raise NotImplementedError
 
+    def within(self, variance: Tensor) -> Self:
+        """The layer with its learned variances at most `variance` (units,), and at least their floors."""
+        return self
+
     def annealed(self, beta: float | Tensor, base: Self) -> Self:
         """The layer with the energy (1 - beta) E_base(x) + beta E(x); beta a number or (replicas, 1, 1)."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ Ilin & Raiko (2011), see `training.precision`; the floor keeps a pixel that hard
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -50,3 +50,6 @@ class LearnedGaussian(Gaussian):
 
     def further_gradient(self, states: Tensor, sample_weights: Tensor) -> dict[str, Tensor]:
         return {"variance": -(sample_weights @ states.square()) / (2 * self.variance.square())}
+
+    def within(self, variance: Tensor) -> Self:
+        return self.with_tensors(variance=torch.maximum(torch.minimum(self.variance, variance), self.variance_floor))

@@ -36,10 +36,20 @@ class Gibbs:
         so can draw them itself at no further cost.
         """
         for step in range(self.steps):
-            states = machine.sample(states, EVEN, generator, clamped)
+            states = self.draw_even(machine, states, generator, clamped)
             if finish or step < self.steps - 1:
                 states = machine.sample(states, ODD, generator, clamped)
         return states
+
+    def draw_even(
+        self,
+        machine: BoltzmannMachine,
+        states: States,
+        generator: torch.Generator | None,
+        clamped: Collection[int],
+    ) -> States:
+        """The states with the even layers drawn given the odd ones."""
+        return machine.sample(states, EVEN, generator, clamped)
 
     def start(self, machine: BoltzmannMachine, states: States, means: PartialStates) -> States:
         """The states themselves."""

@@ -48,6 +48,7 @@ class Recipe:
     products: str = "float32"  # type of the matrix products; parameters and sums stay float32
     centring: float | None = None  # rate of the offsets' running means; None trains without centring
     average_from: int | None = None  # first epoch whose weights, after each update, are averaged; None: no averaging
+    variance_rate: float = 1.0  # learning rate of the logarithms of learned variances, times the optimizer's
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
     constraints: Sequence[Constraint] = field(default_factory=tuple)  # applied after each step, in this order
@@ -57,6 +58,7 @@ class Recipe:
         check_whole("training.chains", self.chains, 1)
         if self.centring is not None:
             check_number("training.centring, if not null,", self.centring, 0, 1, open_low=True)
+        check_number("training.variance_rate", self.variance_rate, 0, 1)
         if self.products not in PRODUCT_TYPES:
             raise UserError(f"training.products must be one of {', '.join(PRODUCT_TYPES)}; got {self.products!r}")
 
@@ -188,7 +190,8 @@ class BoltzmannTraining(pl.LightningModule):
         offsets: list[Tensor] = [getattr(self, name) for name in self.offset_names]
         means = [states.mean(0, dtype=offset.dtype) for states, offset in zip(learning.data, offsets, strict=False)]
         processes.average([*learning.gradient.values(), *means])
-        scaled = (lambda gradient: precision_scaled(gradient, machine, offsets)) if self.variance_names else None
+        rate = self.recipe.variance_rate
+        scaled = (lambda gradient: precision_scaled(gradient, machine, offsets, rate)) if self.variance_names else None
         if self.recipe.centring is not None:
             for offset, mean in zip(offsets, means, strict=True):
                 offset.lerp_(mean, self.recipe.centring)

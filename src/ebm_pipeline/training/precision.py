@@ -7,7 +7,10 @@ variance leaves the conditional mean W~ h + mean alone, which it would not at fi
     g_z = variance g_variance - sum_j W_j g_W_j - bias g_bias
     g_W' = g_W / variance - W g_z,      g_bias' = g_bias / variance - bias g_z,      g_variance' = variance g_z
 
-So one learning rate serves every scale of the data, and model.h5 holds weights as every other machine has them.
+where g_z may be taken times a rate below 1: variances that adapt more slowly than weights leave the structure of the data to
+the hidden units, before they grow to the variance of the data and hide it. So one learning rate serves every scale of
+the data, and model.h5 holds weights as every other machine has them. Where a variance stands at its floor and would
+fall (g_z > 0), g_z counts as 0, or the weights would follow a change that the floor then takes back.
 """
 
 from __future__ import annotations
@@ -20,8 +23,12 @@ from torch import Tensor
 from ebm_pipeline.machine import BoltzmannMachine
 
 
-def precision_scaled(gradient: dict[str, Tensor], machine: BoltzmannMachine, offsets: Sequence[Tensor] = ()) -> None:
+def precision_scaled(
+    gradient: dict[str, Tensor], machine: BoltzmannMachine, offsets: Sequence[Tensor] = (), rate: float = 1.0
+) -> None:
     """Transform the gradient, in place, with respect to the parameters of the machine centred at `offsets`, if any.
+
+    rate: of g_z, against the other parameters.
 
     That machine is the same distribution with the biases b_l + W_l o_{l+1} + o_{l-1} W_{l-1}. Weights between two layers that
     learn a variance are scaled by both.
@@ -42,7 +49,9 @@ def precision_scaled(gradient: dict[str, Tensor], machine: BoltzmannMachine, off
             if index > 0:
                 moved -= (machine.weights[index - 1] * gradient[f"weights/{index - 1}"]).sum(0)
             variance[where] = tensors[name]
-            step[where] = tensors[name] * gradient[f"layers/{index}/{name}"] + moved[where]
+            wanted = tensors[name] * gradient[f"layers/{index}/{name}"] + moved[where]
+            held = (tensors[name] <= tensors[f"{name}_floor"]) & (wanted > 0)
+            step[where] = rate * wanted.masked_fill(held, 0.0)
         variances.append(variance)
         steps.append(step)
     for index, weights in enumerate(machine.weights):
