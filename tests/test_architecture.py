@@ -13,7 +13,7 @@ PACKAGE = Path(ebm_pipeline.__file__).parent
 # Names of one rank do not know each other. A package (a folder) is one name.
 RANKS = [
     ("errors", "numerics", "interruption", "provenance"),
-    ("files",),
+    ("files", "signatures"),
     ("journal",),
     ("layers", "data", "plots", "tracking"),
     ("machine", "system_metrics"),

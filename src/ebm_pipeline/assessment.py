@@ -17,7 +17,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ebm_pipeline import plots, tracking
-from ebm_pipeline.configuration import build, build_data, check_keys, read_run_config, set_up_torch, tracking_uri
+from ebm_pipeline.configuration import (
+    READER_KEYS,
+    STORE_KEYS,
+    build,
+    build_data,
+    check_keys,
+    check_seed,
+    read_run_config,
+    set_up_torch,
+    tracking_uri,
+)
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
@@ -47,9 +57,9 @@ class Settings:
     def of(cls, config: DictConfig) -> Settings:
         """From the groups of a composed configuration."""
         return cls(
-            build(config.likelihood, "likelihood"),
-            build(config.diagnostics, "diagnostics"),
-            build(config.verdict, "verdict"),
+            build(config.likelihood, "likelihood", Likelihood | None),
+            build(config.diagnostics, "diagnostics", Diagnostics | None),
+            build(config.verdict, "verdict", Criteria),
         )
 
 
@@ -149,8 +159,10 @@ def _existing(paths: Iterable[Path]) -> list[Path]:
 
 def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, float]:
     """`ebm-evaluate`: figures of a finished run on a part of its own data, to the terminal, the run and a file."""
-    known = {"run", "part", "seed", "threads", "likelihood", "diagnostics", "verdict", "output_root", "tracking"}
-    check_keys(config, known, "")
+    optional = {"likelihood": Mapping | None, "diagnostics": Mapping | None}
+    check_keys(config, READER_KEYS | optional | {"verdict": Mapping}, "")
+    check_keys(config.tracking, STORE_KEYS, "tracking.")
+    check_seed(config.seed)
     set_up_torch(config.threads)
     settings = Settings.of(config)
     record = tracking.find_model(tracking_uri(config), reference)
@@ -159,7 +171,7 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     saved = load_model(record.output_dir / "model.h5")
     data = build_data(own)
     images = data.images(config.part)
-    mean_field: MeanField = build(own.mean_field, "mean_field")
+    mean_field: MeanField = build(own.mean_field, "mean_field", MeanField)
     flips = float(own.evaluation.flips)
     chosen = MonitoredImages(images, data.images("train", len(images)), flip_pixels(images, flips, config.seed))
     monitored = monitor(saved.machine, chosen, mean_field, config.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import hydra
@@ -60,10 +60,12 @@ def _compare(config: DictConfig) -> None:
 
 
 def _data(config: DictConfig) -> None:
-    from ebm_pipeline.configuration import build_data, check_keys
+    from ebm_pipeline.configuration import build_data, check_keys, check_seed
     from ebm_pipeline.data.hdf5 import describe, shuffled_copy
 
-    check_keys(config, {"data", "seed", "output_root", "shuffled_copy"}, "")
+    known = {"data": Mapping, "seed": int, "output_root": str, "shuffled_copy": str | None}
+    check_keys(config, known, "")
+    check_seed(config.seed)
     data = build_data(config)
     path = data.path
     if config.shuffled_copy is not None:
@@ -74,7 +76,9 @@ def _data(config: DictConfig) -> None:
 
 def _sync(config: DictConfig) -> None:
     from ebm_pipeline import tracking
+    from ebm_pipeline.configuration import check_keys
 
+    check_keys(config, {"run": str | None, "output_root": str}, "")
     folder = Path(config.run or config.output_root)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give the folder of a run or of a sweep, run=FOLDER")

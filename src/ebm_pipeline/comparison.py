@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from ebm_pipeline import plots, tracking
-from ebm_pipeline.configuration import check_keys, tracking_uri
+from ebm_pipeline.configuration import STORE_KEYS, check_keys, tracking_uri
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.tracking import RunRecord, Tracker
 
@@ -34,7 +34,8 @@ COUNTED = ("parameters",)
 
 def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) -> None:
     """`ebm-compare`: any runs, by folder, id or beginning of an id; a sweep stands for its runs."""
-    check_keys(config, {"runs", "output_root", "tracking"}, "")
+    check_keys(config, {"runs": Any, "output_root": str, "tracking": Mapping}, "")
+    check_keys(config.tracking, STORE_KEYS, "tracking.")
     if not references:
         raise UserError("nothing to compare: give runs=[...], folders or MLflow run ids")
     uri = tracking_uri(config)
