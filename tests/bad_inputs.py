@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ CONF = Path(config_folder())
 NAN, INF, HUGE = float("nan"), float("inf"), 10**12
 OTHER_KIND: dict[type, tuple[Any, ...]] = {
     bool: ("perhaps", 2, [True], {"a": 1}),
-    int: ("many", 2.5, True, [1], {"a": 1}, NAN, INF),
+    int: ("many", True, [1], {"a": 1}, NAN, INF),
     float: ("many", True, [0.5], {"a": 1}, NAN, INF),
     str: (3, 2.5, True, ["x"], {"a": 1}),
     list: (3, "x", True, {"a": 1}),
@@ -32,9 +33,9 @@ OTHER_KIND: dict[type, tuple[Any, ...]] = {
 }
 OWN_KIND: dict[type, tuple[Any, ...]] = {
     bool: (None,),
-    int: (-1, 0, HUGE, None),
+    int: (-1, 0, 2.5, HUGE, None),
     float: (-1.0, 0.0, 1e300, None),
-    str: ("nothing", "", "/nowhere/at/all", None),
+    str: ("nothing", "", "/proc/nowhere/at/all", None),
     list: ([], ["nothing"], [NAN], None),
     dict: ({}, None),
     type(None): (),
@@ -42,15 +43,26 @@ OWN_KIND: dict[type, tuple[Any, ...]] = {
 TARGETS = ("nothing.Here", "ebm_pipeline.Nothing", "os.getcwd", "collections.OrderedDict", "", 3, None)
 # Compositions in which each choice of each group comes once; what does not go together is in none.
 CHOICES = {
-    "model": "rbm rbm_l1 rbm_l1_proximal dbm hopfield grbm ising rbm_potts rbm_rectified rbm_mixed".split(),
-    "objective": "pcd cd pcd pcd tap".split(),
-    "sampler": "gibbs gibbs tempering".split(),
-    "optimizer": "sgd momentum adam".split(),
-    "scheduler": "linear constant exponential step power_law".split(),
-    "initialization": "normal glorot_normal".split(),
-    "evaluation": "default full".split(),
-    "data": "bars_and_stripes digits".split(),
-    "data/transform": "threshold stochastic".split(),
+    "model": [
+        "rbm",
+        "rbm_l1",
+        "rbm_l1_proximal",
+        "dbm",
+        "hopfield",
+        "grbm",
+        "ising",
+        "rbm_potts",
+        "rbm_rectified",
+        "rbm_mixed",
+    ],
+    "objective": ["pcd", "cd", "pcd", "pcd", "tap"],
+    "sampler": ["gibbs", "gibbs", "tempering"],
+    "optimizer": ["sgd", "momentum", "adam"],
+    "scheduler": ["linear", "constant", "exponential", "step", "power_law"],
+    "initialization": ["normal", "glorot_normal"],
+    "evaluation": ["default", "full"],
+    "data": ["bars_and_stripes", "digits"],
+    "data/transform": ["threshold", "stochastic"],
 }
 BROUGHT = {
     "grbm": ("dequantise", "standardize", "scale", "none"),
@@ -90,7 +102,7 @@ def compositions() -> Iterator[tuple[str, tuple[str, ...]]]:
     for index in range(max(map(len, CHOICES.values()))):
         chosen = {group: names[index % len(names)] for group, names in CHOICES.items()}
         model = chosen["model"]
-        if model in BROUGHT or chosen["objective"] == "tap" and model not in ("hopfield", "rbm"):
+        if model in BROUGHT or (chosen["objective"] == "tap" and model not in ("hopfield", "rbm")):
             chosen |= {"objective": "pcd"}
         for transform in BROUGHT.get(model, (chosen["data/transform"],)):
             chosen["data/transform"] = transform
@@ -104,11 +116,20 @@ def compositions() -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "sync", ()
 
 
-def cases() -> list[Case]:
-    """All of them; a node that several compositions share is changed in the first alone."""
+FEW = (  # for a quick test
+    ("train", ("model=rbm_l1", "optimizer=momentum", "scheduler=step")),
+    ("train", ("model=dbm", "data=digits", "evaluation=full")),
+    ("evaluate", ("run={run}", "output_root={outputs}")),
+    ("sample", ("task=inpainting", "run={run}", "output_root={outputs}")),
+    ("data", ("data=bars_and_stripes",)),
+)
+
+
+def cases(given_compositions: Iterable[tuple[str, tuple[str, ...]]]) -> list[Case]:
+    """Those of these compositions; a node that several share is changed in the first alone."""
     found: list[Case] = []
     seen: set[str] = set()
-    for command, overrides in compositions():
+    for command, overrides in given_compositions:
         given = tuple(override.format(**dict.fromkeys(("file", "run", "outputs"), "x")) for override in overrides)
         config = OmegaConf.to_container(_composed(command, given), resolve=True)
         for key, value, owner in _nodes(config):
@@ -150,3 +171,21 @@ def _bad_values(key: str, value: Any) -> Iterator[tuple[Any, bool]]:
 def spread(found: list[Case], count: int) -> list[Case]:
     """`count` of the cases, evenly spread over their order."""
     return list(itertools.islice(found, 0, None, max(1, len(found) // count)))[:count]
+
+
+def damages(sound: bytes, truncations: int, flips: int, seed: int = 5) -> Iterator[tuple[str, bytes]]:
+    """(what was done, content) of a file: nothing left, something else, cut off, one bit flipped, a stretch of zeros."""
+    chance = random.Random(seed)
+    yield "empty", b""
+    yield "text", b"this is something else\n"
+    yield "a picture", b"\x89PNG\r\n\x1a\n" + bytes(200)
+    yield "zeros", bytes(len(sound))
+    for cut in sorted(chance.sample(range(1, len(sound)), truncations)):
+        yield f"cut off after {cut} of {len(sound)} bytes", sound[:cut]
+    for place in sorted(chance.sample(range(len(sound)), flips)):
+        bit = chance.randrange(8)
+        changed = bytearray(sound)
+        changed[place] ^= 1 << bit
+        yield f"bit {bit} of byte {place} flipped", bytes(changed)
+    start = len(sound) // 3
+    yield "a third overwritten with zeros", sound[:start] + bytes(start) + sound[2 * start :]

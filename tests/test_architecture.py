@@ -134,6 +134,6 @@ def test_a_command_starts_without_torch() -> None:
     top = [ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     own = [line for line in top if "ebm_pipeline" in line]
     assert own == [
-        "from ebm_pipeline.errors import UserError",
+        "from ebm_pipeline.errors import UserError, within_memory",
         "from ebm_pipeline.interruption import Interrupted, interruptible",
     ]

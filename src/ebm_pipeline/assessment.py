@@ -29,11 +29,14 @@ from ebm_pipeline.configuration import (
     tracking_uri,
 )
 from ebm_pipeline.data import DataSet
+from ebm_pipeline.errors import check_memory
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
+from ebm_pipeline.evaluation.equilibrium import check_size
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
 from ebm_pipeline.evaluation.verdict import Criteria, Verdict, gap
 from ebm_pipeline.inference import MeanField
+from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.report import Report
 from ebm_pipeline.storage import SavedModel, load_model
 from ebm_pipeline.tracking import Tracker
@@ -41,6 +44,7 @@ from ebm_pipeline.tracking import Tracker
 log = logging.getLogger(__name__)
 
 MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is computed on
+TEMPERATURE_BYTES = 64  # in the schedules and paths of the runs
 MOST_LAYERS = 20  # whose weights a report looks for
 DIAGNOSIS_PICTURES = ("chains_by_sweeps", "approach", "samples_against_data", "moments", "energy_traces")
 
@@ -61,6 +65,16 @@ class Settings:
             build(config.diagnostics, "diagnostics", Diagnostics | None),
             build(config.verdict, "verdict", Criteria),
         )
+
+    def check_size(self, machine: BoltzmannMachine) -> None:
+        """Raise UserError if what is asked of this machine would need more memory than there is."""
+        units = sum(layer.units for layer in machine.layers)
+        if self.likelihood is not None:
+            check_size("likelihood", self.likelihood.chains, self.likelihood.sweeps, units)
+            count = self.likelihood.temperatures
+            check_memory(f"likelihood.temperatures={count} temperatures", TEMPERATURE_BYTES * count)
+        if self.diagnostics is not None:
+            check_size("diagnostics", self.diagnostics.chains, self.diagnostics.sweeps, units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +183,7 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     assert record.output_dir is not None
     own = read_run_config(record.output_dir)
     saved = load_model(record.output_dir / "model.h5")
+    settings.check_size(saved.machine)
     data = build_data(own)
     images = data.images(config.part)
     mean_field: MeanField = build(own.mean_field, "mean_field", MeanField)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, within_memory
 from ebm_pipeline.interruption import Interrupted, interruptible
 
 
@@ -91,9 +93,23 @@ def _run(
 ) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach the handler below instead of Hydra's own
     status, code = "FAILED", 1
+    mistakes: list[UserError] = []
+
+    def job(config: DictConfig) -> object:
+        try:
+            with within_memory():
+                return task(config)
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweeper must learn that this job failed
+                raise
+            mistakes.append(error)  # Hydra would write lines of its own about it
+            return None
+
     try:
         with interruptible():
-            hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)()
+            hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(job)()
+        if mistakes:
+            raise mistakes[0]
         status, code = "FINISHED", 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

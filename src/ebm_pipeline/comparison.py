@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from ebm_pipeline import plots, tracking
 from ebm_pipeline.configuration import STORE_KEYS, check_keys, tracking_uri
+from ebm_pipeline.data.hdf5 import DAMAGE
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.tracking import RunRecord, Tracker
 
@@ -29,6 +30,7 @@ COMPARED = {
     "parameters": "parameters",
     "training_seconds": "training time (s)",
 }
+PICTURED = ("data", "reconstructions", "noisy", "denoised", "fantasies")  # what a run's pictures.h5 holds
 COUNTED = ("parameters",)
 
 
@@ -108,10 +110,14 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
             raise UserError(
                 f"the run {name} ({run.run_id}) has no pictures at {path}: it is no finished training on this machine"
             )
-        with h5py.File(path) as file:
-            arrays[name] = {key: file[key][:] for key in file} | {"shape": tuple(map(int, file.attrs["image_shape"]))}
-            for key in file:
-                made.setdefault(key, set()).add(str(file[key].attrs.get("made", "")))
+        try:
+            with h5py.File(path) as file:
+                arrays[name] = {key: file[key][:] for key in PICTURED}
+                arrays[name]["shape"] = tuple(map(int, file.attrs["image_shape"]))
+                for key in file:
+                    made.setdefault(key, set()).add(str(file[key].attrs.get("made", "")))
+        except DAMAGE as error:
+            raise UserError(f"{path} is damaged ({error}): take another copy, or leave out the run {name}") from error
     first = next(iter(arrays.values()))
     if not all(np.array_equal(own[key], first[key]) for own in arrays.values() for key in ("shape", "data", "noisy")):
         log.warning("the runs saw different images: the comparison has no rows of images")

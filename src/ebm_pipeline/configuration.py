@@ -26,6 +26,10 @@ MOST_SEED = 2**32 - 1  # what NumPy takes
 # What the `_target_` of a configuration that was read from a run's folder may name: a run may come from a stranger.
 TRUSTED = ("ebm_pipeline", "torch.optim", "pytorch_lightning")
 
+# What a library raises for an option that it does not like.
+REFUSALS = (
+    TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError, MisconfigurationException,
+)  # fmt: skip
 STORE_KEYS = {"uri": str | None}  # of `tracking`, in a command that reads
 READER_KEYS = {  # of a command that reads a run; `run` is taken as it was typed
     "run": Any, "part": str, "seed": int, "threads": int | None, "output_root": str, "tracking": Mapping,
@@ -71,7 +75,7 @@ def call(function: Callable[..., Any], what: str, *arguments: Any, **options: An
     """Call what a `_partial_` configuration made; whatever a library refuses becomes one message."""
     try:
         return function(*arguments, **options)
-    except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MisconfigurationException) as error:
+    except REFUSALS as error:
         raise _does_not_work(what, error) from error
 
 

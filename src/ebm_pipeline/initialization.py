@@ -13,10 +13,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_number
+from ebm_pipeline.errors import UserError, check_memory, check_number
 from ebm_pipeline.layers import Layer
 from ebm_pipeline.machine import BoltzmannMachine, assemble
 
+COPIES = 4  # of the weights in memory: as they start, as they are, their gradient and the optimizer's step
 WeightInitializer = Callable[[int, int, torch.Generator], Tensor]
 
 
@@ -42,6 +43,12 @@ def initialize(
             f"the data have {visible_mean.numel()} columns, the model has {layers[0].units} visible units: "
             "choose another data set or set the units of model.layers.0"
         )
+    numbers = sum(lower.units * upper.units for lower, upper in pairwise(layers))
+    check_memory(
+        f"weights between layers of {', '.join(str(layer.units) for layer in layers)} units", COPIES * 4 * numbers
+    )
     visible = layers[0].with_tensors(bias=layers[0].bias_for_mean(visible_mean))
     matrices = [weights(lower.units, upper.units, generator) for lower, upper in pairwise(layers)]
+    if not all(torch.isfinite(matrix).all() for matrix in matrices):
+        raise UserError("the weights that training would start from are not finite: lower initialization.std")
     return assemble([visible, *layers[1:]], matrices)

@@ -83,6 +83,8 @@ MOST_MONITORED = 3000  # images per part that the monitored figures are computed
 
 def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, model: Model) -> Recipe:
     """How `epochs` epochs are trained: schedules end with them."""
+    if "lr" not in config.optimizer:
+        raise UserError("the option optimizer.lr is missing: give the learning rate, optimizer.lr=0.05")
     check_number("optimizer.lr", config.optimizer.lr)
     config = config.copy()
     config.training.epochs = epochs
@@ -226,6 +228,7 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     initial = call(initialize, "initialization", list(model.layers.values()), weights, data_mean, generator)
     monitored = monitored_images(data, pictures.flips, config.seed)
     initial.layers[0].check_data(monitored.validation)
+    settings.check_size(initial)
     if model.pretraining is not None:
         check_depth(initial)
     BoltzmannTraining(initial, recipe, data_mean, monitored)
@@ -261,7 +264,6 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         write_text(folder / "config.yaml", text)
         uri, experiment_id = open_experiment(config)
         tags = {
-            tracking.OUTPUT_TAG: str(folder.absolute()),
             "model": model.name,
             "data": data.name,
             **code_version(Path(__file__).parent),
@@ -269,8 +271,7 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
             **resolved["tracking"]["tags"],
         }
         parent = os.environ.get(PARENT_VARIABLE)
-        run = Tracker.start(uri, experiment_id, config.tracking.run_name, tags, parent)
-        tracking.write_run_file(folder, run.run_id, uri, digest)
+        run = Tracker.begin(folder, uri, experiment_id, config.tracking.run_name, tags, digest, parent)
     else:
         run = Tracker.resume(tracking.run_of(folder)["tracking_uri"], earlier.run_id, folder)
         log.info(f"{earlier.name}: going on with the run {earlier.run_id} in {folder}")

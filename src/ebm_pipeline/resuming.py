@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ebm_pipeline import tracking
-from ebm_pipeline.configuration import plain
+from ebm_pipeline.configuration import plain, read_run_config
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.tracking import RUN_FILE, RunRecord
 
@@ -70,7 +71,7 @@ def folder_of(folder: Path, own_digest: str) -> Path:
 
 def earlier(folder: Path, own_digest: str, config: DictConfig) -> RunRecord | None:
     """The run that `folder` holds, or None; raises UserError if it was started with another configuration."""
-    known = tracking.read_run_file(folder)
+    known = tracking.claimed_run(folder)
     if not known:
         return None
     if known.get("config") != own_digest:
@@ -83,7 +84,7 @@ def earlier(folder: Path, own_digest: str, config: DictConfig) -> RunRecord | No
 
 def _differences(folder: Path, config: DictConfig) -> str:
     path = folder / "config.yaml"
-    there = dict(tracking.flattened(plain(OmegaConf.load(path)))) if path.exists() else {}  # type: ignore[arg-type]
+    there = dict(tracking.flattened(plain(read_run_config(folder)))) if path.exists() else {}
     here = dict(tracking.flattened(plain(_own(config))))
     changed = [
         f"{name}: {there.get(name, 'nothing')} there, {value} here"
@@ -95,13 +96,34 @@ def _differences(folder: Path, config: DictConfig) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time works in a run's folder; the lock ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as handle:
+    """One process at a time works in a run's folder; the lock ends with the process, however it ends.
+
+    A folder in which no run began goes again, with what Hydra wrote into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / "lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error}): set EBM_OUTPUT_DIR to a folder that can be written"
+        ) from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"another process is at work on the run in {folder}: wait until it ends, or start a new run without resume=auto"
             ) from error
-        yield
+        try:
+            yield
+        except BaseException:
+            _remove_if_nothing_began(folder)
+            raise
+
+
+def _remove_if_nothing_began(folder: Path) -> None:
+    for path in folder.glob("*.log"):
+        if path.stat().st_size == 0:
+            path.unlink()
+    if {path.name for path in folder.iterdir()} <= {"lock", ".hydra"}:
+        shutil.rmtree(folder, ignore_errors=True)

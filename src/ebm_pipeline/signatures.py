@@ -47,9 +47,14 @@ def fits(value: Any, kind: Any) -> bool:
         return callable(value)
     if issubclass(base, Mapping):
         return isinstance(value, Mapping) and all(fits(own, arguments[-1]) for own in value.values() if arguments)
-    if issubclass(base, Iterable) and isinstance(value, (list, tuple)):
+    if issubclass(base, Iterable) and base.__module__ in (
+        "builtins",
+        "collections.abc",
+    ):  # no tensor, which iterates too
+        if not isinstance(value, (list, tuple)):
+            return False
         if issubclass(base, tuple) and arguments[-1:] != (...,):
-            return not arguments or len(value) == len(arguments) and all(map(fits, value, arguments))
+            return not arguments or (len(value) == len(arguments) and all(map(fits, value, arguments)))
         return all(fits(own, arguments[0]) for own in value if arguments)
     if getattr(base, "_is_protocol", False) and not getattr(base, "_is_runtime_protocol", False):
         return not isinstance(value, PLAIN)
@@ -70,17 +75,17 @@ def words(kind: Any) -> str:
         return "a mapping"
     if isinstance(base, type) and issubclass(base, Iterable):
         return f"a list (of {words(arguments[0])})" if arguments else "a list"
-    return f"a {getattr(base, '__name__', str(base))}"
+    name = getattr(base, "__name__", str(base))
+    return f"a{'n' if name[0] in 'AEIOU' else ''} {name}"
 
 
 def check_kind(name: str, value: Any, kind: Any) -> None:
     """Raise UserError unless `value` is of the annotated `kind`."""
     if not fits(value, kind):
         came = repr(value) if isinstance(value, PLAIN) else f"a {type(value).__name__}"
-        hint = (
-            "; a number that is meant as text needs quotes of its own, '\"7\"'" if type(value) in (int, float) else ""
-        )
-        raise UserError(f"{name} must be {words(kind)}; got {came[:200]}{hint if fits('', kind) else ''}")
+        quotes = fits(value, float) and fits("", kind) and not fits(1, kind)
+        hint = "; a number that is meant as text needs quotes of its own, '\"7\"'" if quotes else ""
+        raise UserError(f"{name} must be {words(kind)}; got {came[:200]}{hint}")
 
 
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:

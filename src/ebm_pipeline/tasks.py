@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_number, check_whole
-from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, equilibrate
+from ebm_pipeline.errors import UserError, check_memory, check_number, check_whole
+from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, check_size, equilibrate
 from ebm_pipeline.evaluation.metrics import flip_pixels
 from ebm_pipeline.inference import MeanField, up_and_down
 from ebm_pipeline.samplers import anneal, inpaint, start_at_mean
@@ -64,6 +64,7 @@ class Fantasies(Task):
         check_number("task.start_beta", self.start_beta, 0, 1, open_low=True)
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
+        check_size("task", len(images), self.sweeps, sum(layer.units for layer in model.machine.layers))
         generator = torch.Generator(device=images.device).manual_seed(seed)
         figures = {}
         if self.start_beta == 1:
@@ -110,6 +111,10 @@ class Inpainting(Task):
         check_number("task.fraction", self.fraction, 0, 1, open_low=True, open_high=True)
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
+        units = sum(layer.units for layer in model.machine.layers)
+        check_memory(
+            f"task.chains={self.chains} chains for each of {len(images)} images", 12 * self.chains * len(images) * units
+        )
         generator = torch.Generator(device=images.device).manual_seed(seed)
         hidden = hidden_pixels(self.mask, self.fraction, model.image_shape, seed).to(images.device)
         mean = model.data_mean.to(images)
@@ -205,8 +210,10 @@ def _mask_file(path: Path, image_shape: tuple[int, int]) -> Tensor:
         raise UserError(f"task.mask is one of {', '.join(MASKS)}, or a .npy file that is there; got {path}")
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is damaged or no .npy file ({error})") from error
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(f"{path} is damaged or no .npy file ({error}): write it with numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} is an archive: expected one array, as numpy.save writes it")
     if array.shape != image_shape or array.dtype.kind not in "biu":
         raise UserError(
             f"{path} must hold truth values of the shape {image_shape}; got {array.dtype} of the shape {array.shape}"

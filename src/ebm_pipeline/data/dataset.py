@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ebm_pipeline.data.hdf5 import EXPECTED, Source, digest, image_shape, locate, opened, read_images, read_labels
 from ebm_pipeline.data.transforms import Transform
-from ebm_pipeline.errors import UserError, check_number, check_whole
+from ebm_pipeline.errors import UserError, check_memory, check_number, check_whole
 
 PART_SEEDS = {"train": 1, "validation": 2, "test": 3}
 BLOCKS_IN_MEMORY = 4
+ORDER_BYTES = 16  # of a row number and its copy
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -220,6 +221,9 @@ def load(
     check_number("data.memory_limit_mb", memory_limit_mb)
     if units is not None:
         check_whole("data.units", units, 1)
+    check_whole("seed", seed, 0)
+    if not callable(source):
+        raise UserError(f"data.source must be a function that writes the file; got {source!r}")
     file_path = Path(path).absolute()
     if not file_path.exists():
         source(file_path)
@@ -239,6 +243,10 @@ def load(
             raise UserError(
                 f"{file_path}: {train.count} training images cannot be split with validation_fraction={validation_fraction}"
             )
+        check_memory(
+            f"the order of an epoch of {passes_per_epoch} passes over {train.count} images",
+            ORDER_BYTES * train.count * passes_per_epoch,
+        )
         stored: Tensor | None = None
         if train.count * train.units * train.dtype.itemsize <= memory_limit_mb * 1e6:
             stored = torch.from_numpy(read_images(file, train))
