@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -67,3 +68,13 @@ def run_command(command: Callable[[], None], *arguments: str, output_root: Path)
         GlobalHydra.instance().clear()
         root.handlers[:], root.level = handlers, level
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def start(command: str, *arguments: str, folder: Path, outputs: Path) -> subprocess.CompletedProcess[str]:
+    """A console script of this environment in a process of its own."""
+    script = Path(sys.executable).parent / command
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    environment["EBM_OUTPUT_DIR"] = str(outputs)
+    return subprocess.run(
+        [str(script), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )

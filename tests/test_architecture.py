@@ -13,7 +13,7 @@ PACKAGE = Path(ebm_pipeline.__file__).parent
 # Names of one rank do not know each other. A package (a folder) is one name.
 RANKS = [
     ("errors", "numerics", "interruption", "provenance", "visible"),
-    ("files",),
+    ("files", "signatures"),
     ("journal",),
     ("layers", "data", "plots", "tracking"),
     ("machine", "system_metrics"),
@@ -135,6 +135,6 @@ def test_a_command_starts_without_torch() -> None:
     top = [ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     own = [line for line in top if "ebm_pipeline" in line]
     assert own == [
-        "from ebm_pipeline.errors import UserError",
+        "from ebm_pipeline.errors import UserError, within_memory",
         "from ebm_pipeline.interruption import Interrupted, ending_with_parent, interruptible",
     ]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from commands import TINY, composed, run_command
+from commands import TINY, composed, run_command, start
 from mlflow.tracking import MlflowClient
 
 from ebm_pipeline import cli, tracking
@@ -24,16 +22,6 @@ from ebm_pipeline.tracking import RunRecord
 NAMES = ["Hopfield", "RBM", "RBM (L1)", "DBM"]
 COMPARISON = ("reconstructions", "denoising", "fantasies", "learning_curves")
 PNG = b"\x89PNG"
-
-
-def start(command: str, *arguments: str, folder: Path, outputs: Path) -> subprocess.CompletedProcess[str]:
-    """A console script of this environment in a process of its own."""
-    script = Path(sys.executable).parent / command
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    environment["EBM_OUTPUT_DIR"] = str(outputs)
-    return subprocess.run(
-        [str(script), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import functools
 import re
+import resource
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,62 @@ def test_a_checkpoint_of_other_sizes_is_refused_with_both(stopped: Path, outputs
 def test_a_run_that_is_at_work_is_left_alone(stopped: Path, outputs: Path) -> None:
     with resuming.locked(stopped), pytest.raises(UserError, match="another process is at work"):
         resumed("rbm", outputs, stopped)
+
+
+def test_a_run_killed_before_its_id_is_noted_is_found_again(
+    outputs: Path, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        patched(monkeypatch, "ebm_pipeline.tracking.write_run_file", 1, stop)
+        with pytest.raises(Stop):
+            pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    assert run_count(tmp_path, outputs) == 1
+    resumed("rbm", outputs, tmp_path)
+    assert run_count(tmp_path, outputs) == 1
+    left = left_by(tmp_path, outputs)
+    left["params"] = uninterrupted("rbm")["params"]
+    assert_identical(left, uninterrupted("rbm"))
+
+
+def test_a_run_that_never_began_leaves_no_folder(outputs: Path, tmp_path: Path) -> None:
+    folder, occupied = tmp_path / "run", tmp_path / "occupied"
+    (folder / ".hydra").mkdir(parents=True)  # what Hydra leaves before the run
+    (folder / "cli.log").touch()
+    occupied.mkdir()
+    (occupied / "mine.txt").write_text("mine")
+    for place in (folder, occupied):
+        with pytest.raises(UserError, match=r"training\.chains"):
+            pipeline.train(composed(*SETTINGS["rbm"], "training.chains=0", output_root=outputs), place)
+    assert not folder.exists()
+    assert (occupied / "mine.txt").read_text() == "mine"
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes, as on a disk that fills up."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [4_000, 15_000, 40_000, 150_000, 400_000])
+def test_a_disk_that_is_really_full_is_one_message_and_loses_nothing(
+    size: int, outputs: Path, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
+) -> None:
+    """The store is the first that cannot grow; then checkpoints, the journal, pictures, the report."""
+    expected = uninterrupted("rbm")
+    with files_up_to(size), pytest.raises(UserError, match="free some space"):
+        pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    resumed("rbm", outputs, tmp_path)
+    left = left_by(tmp_path, outputs)
+    left["params"] = expected["params"]
+    assert_identical(left, expected)
 
 
 def test_a_full_disk_is_one_message_and_loses_nothing(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from servers import Server, free_port
 
 from ebm_pipeline import tracking
 from ebm_pipeline.errors import UserError
+from ebm_pipeline.journal import Journal
 from ebm_pipeline.tracking import Tracker
 
 
@@ -230,3 +233,98 @@ def test_a_server_that_dies_in_mid_run_has_everything_afterwards(number: int, tm
     assert tracking.find_run(server.database, tracker.run_id).status == "FINISHED"
     files = list((tmp_path / "artifacts").rglob(f"{tracker.run_id}/artifacts/images/*.png"))
     assert len(files) == 6
+
+
+# ---------------------------------------------------------------------------------------------- a store that cannot be used
+
+
+@pytest.mark.slow  # sqlite itself waits 20 s for a lock
+def test_a_locked_store_keeps_the_calls_until_it_is_free(
+    store: tuple[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Tracker.start(*store, "locked", {tracking.OUTPUT_TAG: str(tmp_path)})
+    connection = sqlite3.connect(store[0].removeprefix("sqlite:///"), isolation_level=None)
+    with tracker:
+        connection.execute("BEGIN EXCLUSIVE")
+        tracker.log_metrics({"error": 1.0}, 0)
+        tracker.log_metrics({"error": 0.5}, 1)
+        assert tracker.journal is not None
+        assert tracker.journal.pending
+        connection.execute("ROLLBACK")
+    assert tracking.metric_history(store[0], tracker.run_id, "error") == ([0, 1], [1.0, 0.5])
+    assert tracking.find_run(store[0], tracker.run_id).status == "FINISHED"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_store_that_is_locked_at_the_start_is_one_message(store: tuple[str, str], tmp_path: Path) -> None:
+    connection = sqlite3.connect(store[0].removeprefix("sqlite:///"), isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UserError, match="database is locked"):
+        tracking.prepare_store(store[0], tmp_path, "test")
+    connection.close()
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"no database" * 100, "file is not a database"), (None, "no file")])
+def test_something_else_in_the_stores_place_is_one_message(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        tracking.prepare_store(f"sqlite:///{path}", tmp_path, "test")
+
+
+def test_a_store_whose_driver_is_missing_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not answer as it should"):
+        tracking.prepare_store("mssql+nothing://host/database", tmp_path, "test")
+
+
+def test_a_full_disk_beside_a_store_that_is_down_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on the way out, where it must not take the place of what ended the work."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tracker = Tracker(f"http://127.0.0.1:{free_port()}", "0" * 32, "1", tmp_path)
+    monkeypatch.setattr(Journal, "append", full)
+    with pytest.raises(UserError, match="No space left"):
+        tracker.log_metrics({"error": 1.0}, 0)
+    with pytest.raises(ValueError, match="the work"), tracker:
+        raise ValueError("the work")
+
+
+# ---------------------------------------------------------------------------------------------- which run is a folder's
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[1]", "3", "null", '{"run_id": 3}', '{"run_id": "a"}', "[" * 10**5, "\x00"]
+)
+def test_a_damaged_run_file_names_no_run(text: str, tmp_path: Path) -> None:
+    (tmp_path / tracking.RUN_FILE).write_text(text)
+    assert tracking.read_run_file(tmp_path) == {}
+    assert tracking.claimed_run(tmp_path) == {}
+    with pytest.raises(UserError, match="missing or damaged"):
+        tracking.run_of(tmp_path)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_run_made_just_before_a_kill_is_found_by_its_claim(
+    store: tuple[str, str], tmp_path: Path, made: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*((tracking, "write_run_file", killed) if made else (Tracker, "start", killed)))
+    with pytest.raises(KeyboardInterrupt):
+        Tracker.begin(tmp_path, *store, "claimed", {}, "digest")
+    monkeypatch.undo()
+    assert set(tracking.read_run_file(tmp_path)) == {"claim", "tracking_uri", "config"}
+    found = tracking.claimed_run(tmp_path)
+    assert bool(found) == made
+    if made:
+        assert tracking.read_run_file(tmp_path) == found
+        assert tracking.find_run("", str(tmp_path)).name == "claimed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,17 @@ from tqdm import tqdm
 
 from ebm_pipeline import plots, tracking
 from ebm_pipeline.assessment import advance
-from ebm_pipeline.configuration import build, build_data, check_keys, parse_run_config, set_up_torch, tracking_uri
+from ebm_pipeline.configuration import (
+    READER_KEYS,
+    STORE_KEYS,
+    build,
+    build_data,
+    check_keys,
+    check_seed,
+    parse_run_config,
+    set_up_torch,
+    tracking_uri,
+)
 from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import UserError, check_whole
 from ebm_pipeline.storage import SavedModel, load_model
@@ -27,11 +38,13 @@ GRID = 64  # images of a picture of one kind
 
 def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     """Ask `config.task` of a run's model, or of a model.h5 alone, with images of the data that it was trained on."""
-    check_keys(config, {"run", "task", "part", "count", "seed", "threads", "output_root", "tracking"}, "")
+    check_keys(config, READER_KEYS | {"task": Mapping, "count": int | None}, "")
+    check_keys(config.tracking, STORE_KEYS, "tracking.")
     if config.count is not None:
         check_whole("count, if not null,", config.count, 4)
+    check_seed(config.seed)
     set_up_torch(config.threads)
-    task: Task = build(config.task, "task")
+    task: Task = build(config.task, "task", Task)
     path = model_path(tracking_uri(config), reference)
     saved = load_model(path)
     own = parse_run_config(saved.config, path)

@@ -18,14 +18,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ebm_pipeline import plots, tracking
-from ebm_pipeline.configuration import build, build_data, check_keys, read_run_config, set_up_torch, tracking_uri
+from ebm_pipeline.configuration import (
+    READER_KEYS,
+    STORE_KEYS,
+    build,
+    build_data,
+    check_keys,
+    check_seed,
+    read_run_config,
+    set_up_torch,
+    tracking_uri,
+)
 from ebm_pipeline.data import DataSet
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_memory
 from ebm_pipeline.evaluation.card import ERRORS, Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
+from ebm_pipeline.evaluation.equilibrium import check_size
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
 from ebm_pipeline.evaluation.verdict import Criteria, Verdict, gap
 from ebm_pipeline.inference import MeanField
+from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.report import Report
 from ebm_pipeline.storage import SavedModel, load_model
 from ebm_pipeline.tracking import Tracker
@@ -36,6 +48,7 @@ log = logging.getLogger(__name__)
 MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is computed on
 LAST = "last"
 WEIGHTS = {LAST: tracking.MODEL_FILE, "averaged": tracking.AVERAGED_FILE}
+TEMPERATURE_BYTES = 64  # in the schedules and paths of the runs
 MOST_LAYERS = 20  # whose weights a report looks for
 DIAGNOSIS_PICTURES = ("chains_by_sweeps", "approach", "samples_against_data", "moments", "energy_traces")
 
@@ -52,10 +65,20 @@ class Settings:
     def of(cls, config: DictConfig) -> Settings:
         """From the groups of a composed configuration."""
         return cls(
-            build(config.likelihood, "likelihood"),
-            build(config.diagnostics, "diagnostics"),
-            build(config.verdict, "verdict"),
+            build(config.likelihood, "likelihood", Likelihood | None),
+            build(config.diagnostics, "diagnostics", Diagnostics | None),
+            build(config.verdict, "verdict", Criteria),
         )
+
+    def check_size(self, machine: BoltzmannMachine) -> None:
+        """Raise UserError if what is asked of this machine would need more memory than there is."""
+        units = sum(layer.units for layer in machine.layers)
+        if self.likelihood is not None:
+            check_size("likelihood", self.likelihood.chains, self.likelihood.sweeps, units)
+            count = self.likelihood.temperatures
+            check_memory(f"likelihood.temperatures={count} temperatures", TEMPERATURE_BYTES * count)
+        if self.diagnostics is not None:
+            check_size("diagnostics", self.diagnostics.chains, self.diagnostics.sweeps, units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,28 +188,20 @@ def _existing(paths: Iterable[Path]) -> list[Path]:
 
 def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, float]:
     """`ebm-evaluate`: figures of a finished run on a part of its own data, to the terminal, the run and a file."""
-    known = {
-        "run",
-        "part",
-        "weights",
-        "seed",
-        "threads",
-        "likelihood",
-        "diagnostics",
-        "verdict",
-        "output_root",
-        "tracking",
-    }
-    check_keys(config, known, "")
+    optional = {"likelihood": Mapping | None, "diagnostics": Mapping | None}
+    check_keys(config, READER_KEYS | optional | {"verdict": Mapping, "weights": str}, "")
+    check_keys(config.tracking, STORE_KEYS, "tracking.")
+    check_seed(config.seed)
     set_up_torch(config.threads)
     settings = Settings.of(config)
     record = tracking.find_model(tracking_uri(config), reference)
     assert record.output_dir is not None
     own = read_run_config(record.output_dir)
     saved = load_model(weights_file(record.output_dir, config.weights))
+    settings.check_size(saved.machine)
     data = build_data(own)
     images = data.images(config.part)
-    mean_field: MeanField = build(own.mean_field, "mean_field")
+    mean_field: MeanField = build(own.mean_field, "mean_field", MeanField)
     flips = float(own.evaluation.flips)
     noisy = noisy_images(data, images, flips, config.seed)
     chosen = MonitoredImages(images, data.images("train", len(images)), noisy, data.visible.classes)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, within_memory
 from ebm_pipeline.interruption import Interrupted, ending_with_parent, interruptible
 
 
@@ -61,10 +63,12 @@ def _compare(config: DictConfig) -> None:
 
 
 def _data(config: DictConfig) -> None:
-    from ebm_pipeline.configuration import build_data, check_keys
+    from ebm_pipeline.configuration import build_data, check_keys, check_seed
     from ebm_pipeline.data.hdf5 import describe, shuffled_copy
 
-    check_keys(config, {"data", "seed", "output_root", "shuffled_copy"}, "")
+    known = {"data": Mapping, "seed": int, "output_root": str, "shuffled_copy": str | None}
+    check_keys(config, known, "")
+    check_seed(config.seed)
     data = build_data(config)
     path = data.path
     if config.shuffled_copy is not None:
@@ -75,7 +79,9 @@ def _data(config: DictConfig) -> None:
 
 def _sync(config: DictConfig) -> None:
     from ebm_pipeline import tracking
+    from ebm_pipeline.configuration import check_keys
 
+    check_keys(config, {"run": str | None, "output_root": str}, "")
     folder = Path(config.run or config.output_root)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give the folder of a run or of a sweep, run=FOLDER")
@@ -88,9 +94,23 @@ def _run(
 ) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach the handler below instead of Hydra's own
     status, code = "FAILED", 1
+    mistakes: list[UserError] = []
+
+    def job(config: DictConfig) -> object:
+        try:
+            with within_memory():
+                return task(config)
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweeper must learn that this job failed
+                raise
+            mistakes.append(error)  # Hydra would write lines of its own about it
+            return None
+
     try:
         with interruptible():
-            hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)()
+            hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(job)()
+        if mistakes:
+            raise mistakes[0]
         status, code = "FINISHED", 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

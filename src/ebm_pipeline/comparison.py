@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from ebm_pipeline import plots, swept, tracking
-from ebm_pipeline.configuration import check_keys, tracking_uri
+from ebm_pipeline.configuration import STORE_KEYS, check_keys, tracking_uri
+from ebm_pipeline.data.hdf5 import DAMAGE
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.swept import MODEL, Group
 from ebm_pipeline.tracking import RunRecord, Tracker
@@ -32,6 +33,7 @@ COMPARED = {
     "parameters": "parameters",
     "training_seconds": "training time (s)",
 }
+PICTURED = ("data", "reconstructions", "noisy", "denoised", "fantasies")  # what a run's pictures.h5 holds
 COUNTED = ("parameters",)
 LIKELIHOODS = {
     f"{part}/{quantity}_{end}": f"{quantity.replace('_', ' ').replace('log l', 'log-l')}, {part}, {which} end (nats)"
@@ -47,7 +49,8 @@ RARE = ("classification_error",)  # a column only where a run has it
 
 def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) -> None:
     """`ebm-compare`: any runs, by folder, id or beginning of an id; a sweep stands for its runs."""
-    check_keys(config, {"runs", "output_root", "tracking"}, "")
+    check_keys(config, {"runs": Any, "output_root": str, "tracking": Mapping}, "")
+    check_keys(config.tracking, STORE_KEYS, "tracking.")
     if not references:
         raise UserError("nothing to compare: give runs=[...], folders or MLflow run ids")
     uri = tracking_uri(config)
@@ -187,10 +190,14 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
             raise UserError(
                 f"the run {name} ({run.run_id}) has no pictures at {path}: it is no finished training on this machine"
             )
-        with h5py.File(path) as file:
-            arrays[name] = {key: file[key][:] for key in file} | {"shape": tuple(map(int, file.attrs["image_shape"]))}
-            for key in file:
-                made.setdefault(key, set()).add(str(file[key].attrs.get("made", "")))
+        try:
+            with h5py.File(path) as file:
+                arrays[name] = {key: file[key][:] for key in PICTURED}
+                arrays[name]["shape"] = tuple(map(int, file.attrs["image_shape"]))
+                for key in file:
+                    made.setdefault(key, set()).add(str(file[key].attrs.get("made", "")))
+        except DAMAGE as error:
+            raise UserError(f"{path} is damaged ({error}): take another copy, or leave out the run {name}") from error
     first = next(iter(arrays.values()))
     if not all(np.array_equal(own[key], first[key]) for own in arrays.values() for key in ("shape", "data", "noisy")):
         log.warning("the runs saw different images: the comparison has no rows of images")

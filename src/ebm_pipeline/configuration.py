@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +20,92 @@ from ebm_pipeline import tracking
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.errors import UserError, check_whole
 from ebm_pipeline.numerics import choose_float32_products
+from ebm_pipeline.signatures import check_arguments, check_fields, check_kind
 
+MOST_SEED = 2**32 - 1  # what NumPy takes
 # What the `_target_` of a configuration that was read from a run's folder may name: a run may come from a stranger.
 TRUSTED = ("ebm_pipeline", "torch.optim", "pytorch_lightning")
 
+# What a library raises for an option that it does not like.
+REFUSALS = (
+    TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError, MisconfigurationException,
+)  # fmt: skip
+STORE_KEYS = {"uri": str | None}  # of `tracking`, in a command that reads
+READER_KEYS = {  # of a command that reads a run; `run` is taken as it was typed
+    "run": Any, "part": str, "seed": int, "threads": int | None, "output_root": str, "tracking": Mapping,
+}  # fmt: skip
 
-def build(config: Any, what: str) -> Any:
-    """Hydra's instantiate; whatever a configuration gets wrong becomes one message."""
+
+def build(config: Any, what: str, kind: Any = object) -> Any:
+    """Hydra's instantiate, of something of this kind; whatever a configuration gets wrong becomes one message."""
     try:
-        return instantiate(config)
-    except InstantiationException as error:
+        _check_calls(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config, what)
+        made = instantiate(config)
+    except (InstantiationException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, UserError):
             raise cause from error
-        shown = str(cause or error).splitlines()[0]
-        raise UserError(
-            f"the configuration of {what} does not work: {shown}. See conf/ for the options it has"
-        ) from error
+        raise _does_not_work(what, cause or error) from error
+    check_kind(what, made, kind)
+    check_fields(made, what)
+    return made
+
+
+def _check_calls(config: Any, where: str) -> None:
+    """Raise UserError for plain values, at any depth, that the thing behind their node's `_target_` does not take."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            target = config["_target_"]
+            check_kind(f"{where}._target_", target, str)
+            with suppress(ImportError, ValueError, AttributeError):  # of which Hydra's own message says more
+                check_arguments(get_object(target), config, where)
+        for key, value in config.items():
+            _check_calls(value, f"{where}.{key}")
+    elif isinstance(config, list):
+        for index, value in enumerate(config):
+            _check_calls(value, f"{where}.{index}")
+
+
+def _does_not_work(what: str, error: BaseException) -> UserError:
+    shown = (str(error) or repr(error)).splitlines()[0]
+    return UserError(f"the configuration of {what} does not work: {shown}. See conf/ for the options it has")
 
 
 def call(function: Callable[..., Any], what: str, *arguments: Any, **options: Any) -> Any:
     """Call what a `_partial_` configuration made; whatever a library refuses becomes one message."""
     try:
         return function(*arguments, **options)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(
-            f"the configuration of {what} does not work: {str(error).splitlines()[0]}. See conf/ for the options it has"
-        ) from error
+    except REFUSALS as error:
+        raise _does_not_work(what, error) from error
 
 
-def check_keys(config: DictConfig, known: set[str], where: str) -> None:
-    """Raise for keys that nothing reads: most often a typing error after a `+`."""
-    unknown = sorted(set(map(str, config)) - known)
+def check_keys(config: DictConfig, known: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for keys that nothing reads (most often a typing error after a `+`), for keys that are missing, and
+    for values of another type than `known` has by name.
+    """
+    unknown = sorted(set(map(str, config)) - set(known))
     if unknown:
         raise UserError(
             f"unknown option {', '.join(where + key for key in unknown)}; known: {', '.join(sorted(known))}"
         )
+    given = plain(config)
+    for key, kind in known.items():
+        if key not in given:
+            raise UserError(f"the option {where}{key} is missing: give it, {where}{key}=...")
+        check_kind(where + key, given[key], kind)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration in plain containers."""
+    """The resolved configuration in plain containers; raises UserError where it cannot be resolved."""
+    try:
+        return _resolved(config)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"the configuration cannot be resolved: {str(error).splitlines()[0]}. Give that value, or mend the reference to it"
+        ) from error
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
@@ -84,7 +131,7 @@ def parse_run_config(text: str, path: Path) -> DictConfig:
         config = OmegaConf.create(text)
         if not isinstance(config, DictConfig) or not config:
             raise UserError(f"{path} is no configuration of a run: take another copy, or train again")
-        config = OmegaConf.create(plain(config))
+        config = OmegaConf.create(_resolved(config))
     except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): take another copy, or train again"
@@ -142,6 +189,11 @@ def open_experiment(config: DictConfig) -> tuple[str, str]:
     return uri, tracking.prepare_store(uri, root / "mlartifacts", config.tracking.experiment)
 
 
+def check_seed(seed: object) -> None:
+    """Raise UserError unless NumPy and torch take it."""
+    check_whole("seed", seed, 0, MOST_SEED)
+
+
 def set_up_torch(threads: int | None) -> None:
     """Threads, and the fastest products that are still float32."""
     if threads is not None:
@@ -152,7 +204,7 @@ def set_up_torch(threads: int | None) -> None:
 
 def build_data(config: DictConfig) -> DataSet:
     """The data set; where the file decides the number of pixels or of classes, the configuration learns it."""
-    data: DataSet = build(config.data, "data")
+    data: DataSet = build(config.data, "data", DataSet)
     with open_dict(config):
         if config.data.units is None:
             config.data.units = data.units

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
 
 
 class UserError(Exception):
@@ -13,11 +17,37 @@ class DivergedError(UserError):
     """A training whose numbers are not finite any more."""
 
 
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+MOST = 10**9  # of anything that is counted: above it, a typing error
+
+
+def check_whole(name: str, value: object, least: int, most: int = MOST) -> None:
     """Raise unless `value` is an int (no bool) from `least` to `most`."""
-    if type(value) is not int or value < least or (most is not None and value > most):
-        span = f"at least {least}" if most is None else f"from {least} to {most}"
+    if type(value) is not int or not least <= value <= most:
+        open_end = most == MOST and not (type(value) is int and value > MOST)
+        span = f"at least {least}" if open_end else f"from {least} to {most}"
         raise UserError(f"{name} must be a whole number, {span}; got {value!r}")
+
+
+def check_memory(what: str, size: float) -> None:
+    """Raise unless this machine has `size` bytes of memory, those in use included: asking for more may end any process."""
+    total = psutil.virtual_memory().total
+    if size > total:
+        raise UserError(
+            f"{what} would take {size / 1e9:,.1f} GB of memory, and this machine has {total / 1e9:,.1f} GB: choose smaller "
+            "numbers"
+        )
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Turns what Python, NumPy and torch raise when memory ends into one message."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        first = (str(error) or "no more to be had").splitlines()[0]
+        if not isinstance(error, MemoryError) and "out of memory" not in first and "allocate memory" not in first:
+            raise
+        raise UserError(f"memory ended ({first}): choose smaller layers, fewer chains or a smaller batch") from error
 
 
 def check_number(

@@ -14,13 +14,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_number
+from ebm_pipeline.errors import UserError, check_memory, check_number
 from ebm_pipeline.layers import Layer
 from ebm_pipeline.machine import BoltzmannMachine, assemble
 
 # (lower units, upper units, generator, images (count, lower units) for the first weights and None for those above) -> weights
 WeightInitializer = Callable[[int, int, torch.Generator, Tensor | None], Tensor]
 NO_VARIANCE = 1e-6  # of the largest deviation: below, a principal component is none
+COPIES = 4  # of the weights in memory: as they start, as they are, their gradient and the optimizer's step
 
 
 def normal(lower: int, upper: int, generator: torch.Generator, images: Tensor | None = None, *, std: float) -> Tensor:
@@ -82,10 +83,16 @@ def initialize(
             f"the data have {visible_mean.numel()} columns, the model has {layers[0].units} visible units: "
             "choose another data set, set the units of model.layers.0, or with data.labels whether labels are modelled too"
         )
+    numbers = sum(lower.units * upper.units for lower, upper in pairwise(layers))
+    check_memory(
+        f"weights between layers of {', '.join(str(layer.units) for layer in layers)} units", COPIES * 4 * numbers
+    )
     visible = layers[0] if images is None else layers[0].within(images.var(0, correction=0))
     visible = visible.with_tensors(bias=visible.bias_for_mean(visible_mean))
     matrices = [
         weights(lower.units, upper.units, generator, images if index == 0 else None)
         for index, (lower, upper) in enumerate(pairwise(layers))
     ]
+    if not all(torch.isfinite(matrix).all() for matrix in matrices):
+        raise UserError("the weights that training would start from are not finite: lower initialization.std")
     return assemble([visible, *layers[1:]], matrices)

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,22 +19,36 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ebm_pipeline import plots, resuming, tracking
 from ebm_pipeline.assessment import Settings, assess, noisy_images, record_assessment, write_report
 from ebm_pipeline.comparison import COMPARED, shown
-from ebm_pipeline.configuration import build, build_data, call, check_keys, open_experiment, plain, set_up_torch
+from ebm_pipeline.configuration import (
+    build,
+    build_data,
+    call,
+    check_keys,
+    check_seed,
+    open_experiment,
+    plain,
+    set_up_torch,
+)
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.data.hdf5 import new_file
 from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
+from ebm_pipeline.inference import MeanField
 from ebm_pipeline.initialization import initialize
 from ebm_pipeline.labels import fits
 from ebm_pipeline.machine import BoltzmannMachine
+from ebm_pipeline.objectives import Objective
 from ebm_pipeline.provenance import code_version, hardware, packages
 from ebm_pipeline.serving import save_served
+from ebm_pipeline.signatures import check_kind
 from ebm_pipeline.storage import SavedModel, save_model
 from ebm_pipeline.system_metrics import SystemMetrics
 from ebm_pipeline.tracking import PARENT_VARIABLE, RunRecord, Tracker
@@ -45,7 +59,7 @@ from ebm_pipeline.training.checkpoints import WholeCheckpoints, every_epoch, new
 from ebm_pipeline.training.model import Model
 from ebm_pipeline.training.module import BoltzmannTraining, Encoder, Recipe
 from ebm_pipeline.training.pictures import Pictures
-from ebm_pipeline.training.pretraining import Pretraining, pretrain
+from ebm_pipeline.training.pretraining import Pretraining, check_depth, pretrain
 
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and adverts
@@ -55,15 +69,22 @@ for _name in ("pytorch_lightning", "lightning_fabric"):
 processes.CONTEXT.set_forkserver_preload([__name__])  # what the other processes of a training work with
 
 TRAIN_KEYS = {
-    "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
-    "seed", "output_root", "threads", "training", "mean_field", "tracking", "likelihood", "diagnostics", "verdict", "resume",
-    "metric",
+    **dict.fromkeys(
+        ("data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
+         "training", "mean_field", "tracking", "verdict"), Mapping,
+    ),
+    "likelihood": Mapping | None, "diagnostics": Mapping | None,
+    "seed": int, "output_root": str, "threads": int | None, "resume": str | None, "metric": str | None,
 }  # fmt: skip
-TRAINING_KEYS = {"epochs", "chains", "products", "centring", "averaging", "variance_rate"}
-TRACKING_KEYS = {"uri", "experiment", "run_name", "tags", "system_metrics", "log_model", "register_as"}
+TRAINING_KEYS = {
+    "epochs": int, "chains": int, "products": str, "centring": float | None, "averaging": float | None, "variance_rate": float,
+}  # fmt: skip
+TRACKING_KEYS = {
+    "uri": str | None, "experiment": str, "run_name": str | None, "tags": Mapping, "system_metrics": bool, "log_model": bool,
+    "register_as": str | None,
+}  # fmt: skip
 EXAMPLES = 32  # images shown of a data set
 SERVED_EXAMPLES = 2  # images that come with the MLflow model, as the example of its input
-MOST_SEED = 2**32 - 1  # what NumPy takes
 VALIDATION = "validation/"  # how figures of the validation images begin, in the store
 MOST_INITIALIZING = 10_000  # training images that weights can be initialized by
 MOST_MONITORED = 3000  # images per part that the monitored figures are computed on
@@ -71,15 +92,17 @@ MOST_MONITORED = 3000  # images per part that the monitored figures are computed
 
 def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, model: Model) -> Recipe:
     """How `epochs` epochs are trained: schedules end with them."""
+    if "lr" not in config.optimizer:
+        raise UserError("the option optimizer.lr is missing: give the learning rate, optimizer.lr=0.05")
     check_number("optimizer.lr", config.optimizer.lr)
     config = config.copy()
     config.training.epochs = epochs
     config.optimizer.lr = config.optimizer.lr * learning_rate_factor
     recipe = Recipe(
-        objective=build(config.objective, "objective"),
-        mean_field=build(config.mean_field, "mean_field"),
-        optimizer=build(config.optimizer, "optimizer"),
-        scheduler=build(config.scheduler, "scheduler"),
+        objective=build(config.objective, "objective", Objective),
+        mean_field=build(config.mean_field, "mean_field", MeanField),
+        optimizer=build(config.optimizer, "optimizer", Callable),
+        scheduler=build(config.scheduler, "scheduler", Callable),
         chains=config.training.chains,
         products=config.training.products,
         centring=config.training.centring,
@@ -107,7 +130,9 @@ def rehearse(recipe: Recipe) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.ones(1)
     optimizer = call(recipe.optimizer, "optimizer", [parameter])
+    check_kind("optimizer", optimizer, Optimizer)
     scheduler = call(recipe.scheduler, "scheduler", optimizer)
+    check_kind("scheduler", scheduler, LRScheduler)
     call(optimizer.step, "optimizer")
     call(scheduler.step, "scheduler")
 
@@ -127,24 +152,10 @@ class Phases:
         """Train the module with Lightning, from its newest checkpoint if there is one. The joint training has no name."""
         checkpoints = self.folder / "checkpoints" / phase
         start = processes.decided(lambda: newest(checkpoints))
-        several = processes.count() > 1
-        trainer: pl.Trainer = call(
-            build(self.config.trainer, "trainer"),
-            "trainer",
-            max_epochs=epochs,
-            callbacks=[
-                *self.watching(module, phase, start is None),
-                *every_epoch(checkpoints),
-                *([OwnSignals()] if several else []),
-            ],
-            plugins=[WholeCheckpoints()],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=self.folder,
-            strategy=processes.ProcessStrategy() if several else "auto",
-        )
+        callbacks = [*self.watching(module, phase, start is None), *every_epoch(checkpoints)]
+        if processes.count() > 1:
+            callbacks.append(OwnSignals())
+        trainer = make_trainer(self.config, epochs, callbacks, self.folder)
         if trainer.num_devices * trainer.num_nodes != processes.count():
             raise UserError(
                 f"the trainer would use {trainer.num_devices * trainer.num_nodes} devices: several take trainer=ddp, with "
@@ -228,34 +239,76 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         return _train(config, folder, digest, earlier)
 
 
-def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | None) -> dict[str, float]:
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a configuration means, checked: what it can get wrong is found here, before a run begins."""
+
+    data: DataSet
+    model: Model
+    pictures: Pictures
+    settings: Settings
+    recipe: Recipe
+    data_mean: Tensor
+    initial: BoltzmannMachine
+    monitored: MonitoredImages
+    processes: int
+    resolved: dict[str, Any]
+
+
+def prepare(config: DictConfig, folder: Path) -> Plan:
+    """Build and rehearse all that a run needs; raises UserError for whatever cannot work."""
     check_keys(config.training, TRAINING_KEYS, "training.")
     check_tracking(config.tracking)
     check_metric(config)
     check_whole("training.epochs", config.training.epochs, 1)
-    check_whole("seed", config.seed, 0, MOST_SEED)
+    check_seed(config.seed)
     set_up_torch(config.threads)
     pl.seed_everything(config.seed, verbose=False)
     data = build_data(config)
-    model: Model = build(config.model, "model")
-    pictures: Pictures = build(config.evaluation, "evaluation")
+    model: Model = build(config.model, "model", Model)
+    pictures: Pictures = build(config.evaluation, "evaluation", Pictures)
     settings = Settings.of(config)
     recipe = build_recipe(
         config, config.training.epochs, model.pretraining.joint_learning_rate if model.pretraining else 1.0, model
     )
     data_mean = data.train_mean().float()
     generator = torch.Generator().manual_seed(config.seed)
-    weights = build(config.initialization, "initialization")
+    weights = build(config.initialization, "initialization", Callable)
     layers, examples = list(model.layers.values()), data.images("train", MOST_INITIALIZING)
     initial = call(initialize, "initialization", layers, weights, data_mean, generator, examples)
     monitored = monitored_images(data, pictures.flips, config.seed)
     check_visible(initial, data, monitored.validation)
+    settings.check_size(initial)
+    if model.pretraining is not None:
+        check_depth(initial)
+    BoltzmannTraining(initial, recipe, data_mean, monitored)
+    make_trainer(config, config.training.epochs, [], folder)
     count = process_count(config, data)
-    if processes.rank() > 0:
-        run_phases(Phases(config, data, model, monitored, data_mean, folder), initial, recipe)
-        return {}
+    return Plan(data, model, pictures, settings, recipe, data_mean, initial, monitored, count, plain(config))
 
-    resolved = plain(config)
+
+def make_trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:
+    """Lightning's trainer, without what this package does itself."""
+    trainer: pl.Trainer = call(
+        build(config.trainer, "trainer", Callable),
+        "trainer",
+        max_epochs=epochs,
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        strategy=processes.ProcessStrategy() if processes.count() > 1 else "auto",
+    )
+    check_kind("trainer", trainer, pl.Trainer)
+    return trainer
+
+
+def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | None) -> dict[str, float]:
+    plan = prepare(config, folder)
+    data, model, resolved = plan.data, plan.model, plan.resolved
     text = OmegaConf.to_yaml(OmegaConf.create(resolved))
     remove_partial(folder)
     if earlier is None:
@@ -263,7 +316,6 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         write_text(folder / "config.yaml", text)
         uri, experiment_id = open_experiment(config)
         tags = {
-            tracking.OUTPUT_TAG: str(folder.absolute()),
             "model": model.name,
             "data": data.name,
             **code_version(Path(__file__).parent),
@@ -271,8 +323,7 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
             **resolved["tracking"]["tags"],
         }
         parent = os.environ.get(PARENT_VARIABLE)
-        run = Tracker.start(uri, experiment_id, config.tracking.run_name, tags, parent)
-        tracking.write_run_file(folder, run.run_id, uri, digest)
+        run = Tracker.begin(folder, uri, experiment_id, config.tracking.run_name, tags, digest, parent)
     else:
         run = Tracker.resume(tracking.run_of(folder)["tracking_uri"], earlier.run_id, folder)
         log.info(f"{earlier.name}: going on with the run {earlier.run_id} in {folder}")
@@ -285,24 +336,26 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
             {"train": len(data.training_rows), "validation": len(data.validation_rows), "units": data.units,
              "test": data.test.count if data.test else 0, "transform": data.transform.name},
         )  # fmt: skip
-        work = Training(config, data, model, monitored, data_mean, folder, pictures, tracker, monitored)
+        work = Training(
+            config, data, model, plan.monitored, plan.data_mean, folder, plan.pictures, tracker, plan.monitored
+        )
         work.show(data_examples(data), "data", 0, "examples")
         try:
-            with processes.started(count, follow, (resolved, folder)):
-                machine, module = run_phases(work, initial, recipe)
+            with processes.started(plan.processes, follow, (resolved, folder)):
+                machine, module = run_phases(work, plan.initial, plan.recipe)
         except DivergedError as error:
             tracker.set_tags(Verdict(DIVERGED, str(error)).tags())
             raise
         record = work.records[-1]
         seconds = sum(phase.seconds for phase in work.records)
         step = len(data.train_batches()) * config.training.epochs
-        saved = SavedModel(machine, data_mean, data.image_shape, text)
+        saved = SavedModel(machine, plan.data_mean, data.image_shape, text)
         save_model(folder / "model.h5", saved)
         tracker.log_file(folder / "model.h5")
         for path in sorted((folder / "checkpoints").glob("*.ckpt")):
             tracker.log_file(path, "checkpoints")
         if config.tracking.log_model:
-            log_model(work, monitored.validation[:SERVED_EXAMPLES])
+            log_model(work, plan.monitored.validation[:SERVED_EXAMPLES])
         work.draw(machine, step, "final")
         curves = {name: {model.name: history} for name, history in record.history.items() if "seconds" not in name}
         work.show(plots.learning_curves(curves, f"{model.name}: learning curves"), "learning_curves", step, "final")
@@ -313,7 +366,7 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
         write_history(folder / "metrics.csv", record)
         chosen_by = str(config.metric).startswith(VALIDATION)
         part = "test" if data.test and config.likelihood is not None and not chosen_by else "validation"
-        found = assess(settings, saved, data, part, last, recipe.mean_field, config.seed)
+        found = assess(plan.settings, saved, data, part, last, plan.recipe.mean_field, config.seed)
         tracker.log_metrics(found.figures, step)
         record_assessment(found, model.name, data.image_shape, folder, tracker)
         about = f"{data.name}, transform {data.quantity}; {config.training.epochs} epochs; run {tracker.run_id}"
@@ -326,7 +379,10 @@ def _train(config: DictConfig, folder: Path, digest: str, earlier: RunRecord | N
 
 def follow(resolved: dict[str, Any], folder: Path) -> None:
     """What the other processes of a run do: its trainings, from the resolved configuration."""
-    _train(OmegaConf.create(resolved), folder, "", None)
+    config = OmegaConf.create(resolved)
+    plan = prepare(config, folder)
+    work = Phases(config, plan.data, plan.model, plan.monitored, plan.data_mean, folder)
+    run_phases(work, plan.initial, plan.recipe)
 
 
 def process_count(config: DictConfig, data: DataSet) -> int:
@@ -357,9 +413,6 @@ def check_visible(machine: BoltzmannMachine, data: DataSet, images: Tensor) -> N
 def check_tracking(tracking_config: DictConfig) -> None:
     """Raise for what `tracking` gets wrong, before any work is done."""
     check_keys(tracking_config, TRACKING_KEYS, "tracking.")
-    for name in ("system_metrics", "log_model"):
-        if not isinstance(tracking_config[name], bool):
-            raise UserError(f"tracking.{name} is true or false; got {tracking_config[name]!r}")
     if tracking_config.register_as is not None:
         tracking.check_registration(str(tracking_config.register_as))
         if not tracking_config.log_model:

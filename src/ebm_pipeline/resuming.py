@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ebm_pipeline import tracking
-from ebm_pipeline.configuration import plain
+from ebm_pipeline.configuration import plain, read_run_config
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.tracking import RUN_FILE, RunRecord
 
@@ -73,7 +74,7 @@ def folder_of(folder: Path, own_digest: str) -> Path:
 
 def earlier(folder: Path, own_digest: str, config: DictConfig) -> RunRecord | None:
     """The run that `folder` holds, or None; raises UserError if it was started with another configuration."""
-    known = tracking.read_run_file(folder)
+    known = tracking.claimed_run(folder)
     if not known:
         return None
     if known.get("config") != own_digest:
@@ -86,7 +87,7 @@ def earlier(folder: Path, own_digest: str, config: DictConfig) -> RunRecord | No
 
 def _differences(folder: Path, config: DictConfig) -> str:
     path = folder / "config.yaml"
-    there = dict(tracking.flattened(plain(OmegaConf.load(path)))) if path.exists() else {}  # type: ignore[arg-type]
+    there = dict(tracking.flattened(plain(read_run_config(folder)))) if path.exists() else {}
     here = dict(tracking.flattened(plain(_own(config))))
     changed = [
         f"{name}: {there.get(name, 'nothing')} there, {value} here"
@@ -101,9 +102,16 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """One process at a time works in a run's folder; the lock ends with the process, however it ends.
 
     wait: for a process that is at work there (the job of a sweep whose head was killed), instead of a UserError.
+    A folder in which no run began goes again, with what Hydra wrote into it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / "lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error}): set EBM_OUTPUT_DIR to a folder that can be written"
+        ) from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -114,7 +122,11 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
                 ) from error
             log.info(f"another process is at work on the run in {folder}: waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        except BaseException:
+            _remove_if_nothing_began(folder)
+            raise
 
 
 def at_work(folder: Path) -> bool:
@@ -127,3 +139,11 @@ def at_work(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _remove_if_nothing_began(folder: Path) -> None:
+    for path in folder.glob("*.log"):
+        if path.stat().st_size == 0:
+            path.unlink()
+    if {path.name for path in folder.iterdir()} <= {"lock", ".hydra"}:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -2,10 +2,10 @@
 
 Datasets weights/0, weights/1, ... (lower units x upper units) and layers/0/bias, ... (units,), with each layer's other
 parameters by name. The attributes of layers/0, ... name its kind, units and settings (categories); a layer made of parts has
-them in layers/0/parts/0, ..., with one bias for all; the file's attributes hold the resolved
-config (YAML) and the image shape; data_mean (units,) is where chains start. Where labels are modelled the visible units
-are the height * width pixels and then one for each class. Centring offsets are folded into the biases,
-so that E = -sum_l b_l . x_l - sum_l x_l W_l x_{l+1} holds for Bernoulli layers as it stands.
+them in layers/0/parts/0, ..., with one bias for all; the file's attributes hold the resolved config (YAML), the image shape
+and a digest of all but these, by which a changed bit is seen; data_mean (units,) is where chains start. Where labels are
+modelled the visible units are the height * width pixels and then one for each class. Centring offsets are folded into the
+biases, so that E = -sum_l b_l . x_l - sum_l x_l W_l x_{l+1} holds for Bernoulli layers as it stands.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_pipeline.data.hdf5 import new_file
+from ebm_pipeline.data.hdf5 import DAMAGE, DIGEST, content_digest, new_file
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.labels import fits
 from ebm_pipeline.layers import LAYERS, Layer, Mixed
@@ -56,6 +56,7 @@ def save_model(path: Path, model: SavedModel) -> None:
             file[name] = tensor.detach().cpu().numpy()
         for index, layer in enumerate(machine.layers):
             _write_kind(file[f"layers/{index}"], layer)
+        file.attrs[DIGEST] = content_digest(file)
 
 
 def load_model(path: Path) -> SavedModel:
@@ -71,6 +72,7 @@ def load_model(path: Path) -> SavedModel:
             data_mean = _tensor(file, "data_mean")
             height, width = (int(size) for size in file.attrs["image_shape"])
             config = str(file.attrs["config"])
+            untouched = DIGEST not in file.attrs or file.attrs[DIGEST] == content_digest(file)
         machine = assemble(layers, weights)
         visible = VisibleUnits.of((height, width), layers[0].units)
         if data_mean.shape != (layers[0].units,) or not fits(layers[0], visible):
@@ -78,10 +80,12 @@ def load_model(path: Path) -> SavedModel:
                 f"data_mean {tuple(data_mean.shape)} or image_shape ({height}, {width}) does not fit "
                 f"{layers[0].units} visible units"
             )
+        if not untouched:
+            raise UserError("its arrays are not those that were written: train again or take another copy")
         return SavedModel(machine, data_mean, (height, width), config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path} is damaged or no model file ({error}): train again or take another copy") from error
 
 

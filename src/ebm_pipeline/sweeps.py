@@ -60,7 +60,7 @@ def start_sweep(config: DictConfig) -> None:
         config.hydra.overrides.hydra.append(
             f"hydra.sweep.dir='{folder}'"
         )  # from which the jobs' configurations are made
-    known = tracking.read_run_file(folder) if resuming.wanted(config) else {}
+    known = tracking.claimed_run(folder) if resuming.wanted(config) else {}
     if known and known.get("config") != digest:
         raise UserError(
             f"the sweep in {folder} was started with other settings or values: give those, or start a new sweep in another "
@@ -70,8 +70,7 @@ def start_sweep(config: DictConfig) -> None:
         tracker = Tracker.resume(known["tracking_uri"], known["run_id"], folder)
     else:
         uri, experiment_id = open_experiment(config)
-        tracker = Tracker.start(uri, experiment_id, f"sweep {folder.name}", {tracking.OUTPUT_TAG: str(folder)})
-        tracking.write_run_file(folder, tracker.run_id, uri, digest)
+        tracker = Tracker.begin(folder, uri, experiment_id, f"sweep {folder.name}", {}, digest)
         tracker.log_text(" ".join(config.hydra.overrides.task), "overrides.txt")
     os.environ[PARENT_VARIABLE] = tracker.run_id
     os.environ[PARENT_VARIABLE + "_FOLDER"] = str(folder)

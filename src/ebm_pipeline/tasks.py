@@ -17,9 +17,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_number, check_whole
+from ebm_pipeline.errors import UserError, check_memory, check_number, check_whole
 from ebm_pipeline.evaluation.classification import label_log_probabilities, wrong_labels
-from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, equilibrate
+from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, check_size, equilibrate
 from ebm_pipeline.evaluation.metrics import flip_pixels
 from ebm_pipeline.files import read_truth_values
 from ebm_pipeline.inference import MeanField, up_and_down
@@ -86,6 +86,7 @@ class Fantasies(Task):
                 raise UserError("task.replicas tempers and task.start_beta below 1 anneals: set one of them")
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
+        check_size("task", len(images), self.sweeps, sum(layer.units for layer in model.machine.layers))
         generator = torch.Generator(device=images.device).manual_seed(seed)
         figures = {}
         if self.start_beta == 1:
@@ -145,6 +146,10 @@ class Inpainting(Task):
         check_number("task.fraction", self.fraction, 0, 1, open_low=True, open_high=True)
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
+        units = sum(layer.units for layer in model.machine.layers)
+        check_memory(
+            f"task.chains={self.chains} chains for each of {len(images)} images", 12 * self.chains * len(images) * units
+        )
         generator = torch.Generator(device=images.device).manual_seed(seed)
         visible = model.visible
         pixels = hidden_pixels(self.mask, self.fraction, model.image_shape, seed)

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,13 +23,15 @@ for _name, _value in (("MAX_RETRIES", 1), ("TIMEOUT", 4), ("BACKOFF_FACTOR", 0),
     os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{_name}", str(_value))
 for _name in (
     "alembic",
-    "mlflow.store.db.utils",
     "mlflow.tracking",
     "mlflow.store",
     "mlflow.system_metrics",
     "mlflow.pyfunc",
 ):
     logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(
+    logging.CRITICAL
+)  # a locked or full store, with a traceback: see _is_down
 
 import numpy as np  # noqa: E402
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag  # noqa: E402
@@ -37,6 +40,7 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from PIL import Image  # noqa: E402
 from requests import RequestException  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from ebm_pipeline.errors import UserError  # noqa: E402
 from ebm_pipeline.files import write_text  # noqa: E402
@@ -52,6 +56,7 @@ MODEL_FILE = "model.h5"
 AVERAGED_FILE = "model_averaged.h5"  # of a training with averaging
 OUTPUT_TAG = "ebm.output_dir"
 PARENT_TAG = "mlflow.parentRunId"
+CLAIM_TAG = "ebm.claim"  # by which a run is found whose process was killed before run.json had its id
 NOTE_TAG = "mlflow.note.content"  # Markdown that the page of a run shows
 ERROR_TAG = "error"  # why a run failed
 EXPERIMENT_TAGS = {
@@ -63,6 +68,7 @@ BATCH = 100  # parameters or tags per call
 IMAGE_FILE = re.compile(
     r"images/(.+)[+%]step[+%](\d+)[+%]timestamp[+%].*\.png$"
 )  # as MLflow names the pictures of a series
+STORE_ERRORS = (MlflowException, SQLAlchemyError)  # MLflow lets through what sqlite says while it opens a store
 RETRY_SECONDS = 30  # between two attempts to reach a store that is down
 RESEND_SECONDS = 2  # of sending what was kept, at a time, while the work goes on
 
@@ -72,7 +78,7 @@ def answering(uri: str) -> Iterator[None]:
     """Turns the failures of a store into one message."""
     try:
         yield
-    except (MlflowException, RequestException) as error:
+    except (*STORE_ERRORS, RequestException, ImportError) as error:
         raise UserError(
             f"the MLflow store {uri} does not answer as it should ({str(error).splitlines()[0]}): start the server, or set "
             "MLFLOW_TRACKING_URI or tracking.uri to a store that is there"
@@ -95,7 +101,8 @@ def prepare_store(uri: str, artifact_root: Path, experiment: str) -> str:
                 )
             return str(found.experiment_id)
         local = uri.startswith("sqlite:")
-        location = (artifact_root / experiment).absolute().as_uri() if local else None
+        folder = re.sub(r"[^\w. -]", "_", experiment).strip(" .") or "_"  # a name such as ../x stays below
+        location = (artifact_root / folder).absolute().as_uri() if local else None
         return str(client.create_experiment(experiment, artifact_location=location, tags=EXPERIMENT_TAGS))
 
 
@@ -106,6 +113,8 @@ def _lock(uri: str) -> Iterator[None]:
         yield
         return
     database = Path(uri.removeprefix(prefix))
+    if database.is_dir() or (database.exists() and not os.access(database, os.R_OK | os.W_OK)):
+        raise UserError(f"the MLflow store {database} is no file that can be written: choose another output_root")
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with open(database.with_suffix(".lock"), "w") as handle:
@@ -144,6 +153,29 @@ class Tracker:
             run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags={**own, **tags, **nested})
         folder = Path(tags[OUTPUT_TAG]) if OUTPUT_TAG in tags else None
         return cls(uri, run.info.run_id, experiment_id, folder)
+
+    @classmethod
+    def begin(
+        cls,
+        folder: Path,
+        uri: str,
+        experiment_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        config: str,
+        parent_run_id: str | None = None,
+    ) -> Tracker:
+        """Begin the run of a folder and leave both in its run.json; `config` is the digest of the configuration.
+
+        First the file names a claim, then the run has it as a tag, then the file names the run: so whenever the process is
+        killed, `claimed_run` finds the run again.
+        """
+        claim = uuid.uuid4().hex
+        _write_run_file(folder, claim=claim, tracking_uri=uri, config=config)
+        own = {OUTPUT_TAG: str(folder.absolute()), **tags, CLAIM_TAG: claim}
+        tracker = cls.start(uri, experiment_id, name, own, parent_run_id)
+        write_run_file(folder, tracker.run_id, uri, config)
+        return tracker
 
     @classmethod
     def resume(cls, uri: str, run_id: str, folder: Path) -> Tracker:
@@ -228,13 +260,19 @@ class Tracker:
                 try:
                     self._send(call)
                     return
-                except (MlflowException, OSError) as error:
+                except (*STORE_ERRORS, OSError) as error:
                     self._is_down(error)
-            if "image" in call:
-                file = self.journal.new_file(".png")
-                Image.fromarray(call.pop("image")).save(file)
-                call["file"] = str(file)
-            self.journal.append(call)
+            try:
+                if "image" in call:
+                    file = self.journal.new_file(".png")
+                    Image.fromarray(call.pop("image")).save(file)
+                    call["file"] = str(file)
+                self.journal.append(call)
+            except OSError as error:
+                raise UserError(
+                    f"neither the MLflow store nor {self.journal.path} takes what the run logs ({error}): free some space, then "
+                    "go on with resume=auto"
+                ) from error
 
     def _reached(self, seconds: float) -> bool:
         """Whether a store that was down is back and has taken all that was kept."""
@@ -243,7 +281,7 @@ class Tracker:
             return False
         try:
             self.send_kept(seconds)
-        except (MlflowException, OSError) as error:
+        except (*STORE_ERRORS, OSError) as error:
             self._is_down(error)
         if self.journal.pending:
             return False
@@ -329,13 +367,15 @@ class Tracker:
     ) -> None:
         if kind is None:
             self.finish("FINISHED")
-        elif issubclass(kind, Exception):
-            self.set_tags(
-                {ERROR_TAG: f"{'' if issubclass(kind, UserError) else kind.__name__ + ': '}{error}"[:MOST_OF_ERROR]}
-            )
-            self.finish("FAILED")
-        else:
-            self.finish("KILLED")
+            return
+        status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+        try:
+            if status == "FAILED":
+                name = "" if issubclass(kind, UserError) else f"{kind.__name__}: "
+                self.set_tags({ERROR_TAG: f"{name}{error}"[:MOST_OF_ERROR]})
+            self.finish(status)
+        except UserError as further:  # the disk is full, say: what ended the work is the message
+            log.warning(f"the run could not be marked {status}: {further}")
 
 
 def check_registration(name: str) -> None:
@@ -378,15 +418,36 @@ class RunRecord:
 
 def write_run_file(folder: Path, run_id: str, uri: str, config: str) -> None:
     """Leave in a run's folder which MLflow run it belongs to, and the digest of its configuration."""
-    write_text(folder / RUN_FILE, json.dumps({"run_id": run_id, "tracking_uri": uri, "config": config}))
+    _write_run_file(folder, run_id=run_id, tracking_uri=uri, config=config)
+
+
+def _write_run_file(folder: Path, **known: str) -> None:
+    write_text(folder / RUN_FILE, json.dumps(known))
 
 
 def read_run_file(folder: Path) -> dict[str, str]:
     """What `write_run_file` left; empty where there is no such file, or a damaged one."""
     try:
-        return dict(json.loads((folder / RUN_FILE).read_text()))
-    except (OSError, ValueError):
+        known = json.loads((folder / RUN_FILE).read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    good = isinstance(known, dict) and all(isinstance(value, str) for value in known.values())
+    return known if good and "tracking_uri" in known else {}
+
+
+def claimed_run(folder: Path) -> dict[str, str]:
+    """As `read_run_file`; the id of a run that was made, but not yet noted, is looked up and noted; empty without a run."""
+    known = read_run_file(folder)
+    if "run_id" in known or "claim" not in known:
+        return known if "run_id" in known else {}
+    with answering(known["tracking_uri"]):
+        client = MlflowClient(known["tracking_uri"])
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`{CLAIM_TAG}` = '{known['claim']}'")
+    if not found:
+        return {}
+    write_run_file(folder, found[0].info.run_id, known["tracking_uri"], known.get("config", ""))
+    return read_run_file(folder)
 
 
 def send_kept(folder: Path) -> int:

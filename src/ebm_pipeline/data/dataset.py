@@ -24,11 +24,12 @@ from ebm_pipeline.data.hdf5 import (
     read_labels,
 )
 from ebm_pipeline.data.transforms import Transform
-from ebm_pipeline.errors import UserError, check_number, check_whole
+from ebm_pipeline.errors import UserError, check_memory, check_number, check_whole
 from ebm_pipeline.visible import VisibleUnits
 
 PART_SEEDS = {"train": 1, "validation": 2, "test": 3}
 BLOCKS_IN_MEMORY = 4
+ORDER_BYTES = 16  # of a row number and its copy
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -301,14 +302,15 @@ def load(
     check_number("data.memory_limit_mb", memory_limit_mb)
     if units is not None:
         check_whole("data.units", units, 1)
-    if not isinstance(labels, bool):
-        raise UserError(f"data.labels is true (labels are modelled with the images) or false; got {labels!r}")
     if classes is not None:
         check_whole("data.classes, if not null,", classes, 2, MOST_CLASSES)
     if labels and transform.mixes_pixels:
         raise UserError(
             f"data.labels=true takes a transform of single pixels, {transform.name} mixes them: set data/transform=dequantise"
         )
+    check_whole("seed", seed, 0)
+    if not callable(source):
+        raise UserError(f"data.source must be a function that writes the file; got {source!r}")
     file_path = Path(path).absolute()
     if not file_path.exists():
         source(file_path)
@@ -333,6 +335,10 @@ def load(
             raise UserError(
                 f"{file_path}: {train.count} training images cannot be split with validation_fraction={validation_fraction}"
             )
+        check_memory(
+            f"the order of an epoch of {passes_per_epoch} passes over {train.count} images",
+            ORDER_BYTES * train.count * passes_per_epoch,
+        )
         stored: Tensor | None = None
         if train.count * train.units * train.dtype.itemsize <= memory_limit_mb * 1e6:
             stored = torch.from_numpy(read_images(file, train))

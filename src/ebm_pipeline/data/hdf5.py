@@ -21,6 +21,20 @@ Array = NDArray[Any]
 PARTS = ("train", "test")
 MOST_CLASSES = 10_000
 EXPECTED = "expected HDF5 with train/images (count x units, uint8 or float32), optionally train/labels, test/images, test/labels"
+# What h5py raises when it reads a damaged file.
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+)
+LARGEST = 1e12  # value of a pixel
+DIGEST = "digest"  # attribute of the files written here: a changed bit is seen
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{path} cannot be read ({error}): it is no HDF5 file, or truncated or damaged. {EXPECTED}"
         ) from error
@@ -66,6 +80,11 @@ def locate(file: h5py.File, part: str) -> Source | None:
         )
     if dtype not in (np.dtype("uint8"), np.dtype("float32")):
         raise UserError(f"{path}: {part}/images holds {dtype}; expected uint8 (0-255) or float32")
+    if dataset.chunks is None and dataset.id.get_storage_size() < dataset.size * dataset.dtype.itemsize:
+        raise UserError(
+            f"{path}: {part}/images says {shape} and has {dataset.id.get_storage_size()} bytes: the file is truncated or "
+            "damaged, take another copy"
+        )
     labels, label_field = (None, None)
     if f"{part}/labels" in file:
         labels, label_field = _array_at(file, f"{part}/labels")
@@ -99,6 +118,11 @@ def read_images(file: h5py.File, source: Source, rows: slice = slice(None)) -> A
     values = np.ascontiguousarray(values).reshape(len(values), source.units)
     if values.dtype != np.uint8 and not np.isfinite(values).all():
         raise UserError(f"{file.filename}: {source.images} holds NaN or infinite values; expected finite numbers")
+    if values.dtype != np.uint8 and max(values.max(initial=0), -values.min(initial=0)) > LARGEST:
+        raise UserError(
+            f"{file.filename}: {source.images} ranges from {values.min():g} to {values.max():g}; expected at most {LARGEST:g}, "
+            "whose squares float32 can still add: scale the images"
+        )
     return values
 
 
@@ -173,24 +197,53 @@ def write(path: Path, name: str, shape: tuple[int, int], arrays: Mapping[str, Ar
         file.attrs["image_shape"] = shape
         for key, array in arrays.items():
             file[key] = array
+        file.attrs[DIGEST] = _digest(file)
 
 
 def digest(path: Path) -> str:
-    """Short SHA-256 of the file's arrays, by key: the same for the same images whatever wrote them."""
-    total = hashlib.sha256()
+    """Short SHA-256 of the file's arrays, by key: the same for the same images whatever wrote them.
+
+    Raises UserError where the file says another: it was changed after it was written.
+    """
     with opened(path) as file:
-        for part in PARTS:
-            source = locate(file, part)
-            if source is None:
-                continue
-            total.update(f"{part} {source.count} {source.units} {source.dtype}".encode())
-            block = max(1, 2**24 // source.units)
-            for start in range(0, source.count, block):
-                total.update(read_images(file, source, slice(start, start + block)).tobytes())
-            labels = read_labels(file, source)
-            if labels is not None:
-                total.update(labels.tobytes())
+        found = _digest(file)
+        if file.attrs.get(DIGEST, found) != found:
+            raise UserError(
+                f"{path} is damaged: its images and labels have the digest {found}, and it was written with "
+                f"{file.attrs[DIGEST]}. Remove it, it is made again; or take another copy"
+            )
+    return found
+
+
+def _digest(file: h5py.File) -> str:
+    total = hashlib.sha256()
+    for part in PARTS:
+        source = locate(file, part)
+        if source is None:
+            continue
+        total.update(f"{part} {source.count} {source.units} {source.dtype}".encode())
+        block = max(1, 2**24 // source.units)
+        for start in range(0, source.count, block):
+            total.update(read_images(file, source, slice(start, start + block)).tobytes())
+        labels = read_labels(file, source)
+        if labels is not None:
+            total.update(labels.tobytes())
     return total.hexdigest()[:16]
+
+
+def content_digest(file: h5py.File) -> str:
+    """SHA-256 of all arrays and of the groups' attributes, by name; not of the file's own attributes."""
+    total = hashlib.sha256()
+
+    def add(name: str, item: h5py.HLObject) -> None:
+        for key in sorted(item.attrs):
+            total.update(f"{name} {key} {np.asarray(item.attrs[key]).tolist()!r}".encode())
+        if isinstance(item, h5py.Dataset):
+            total.update(f"{name} {item.shape} {item.dtype}".encode())
+            total.update(np.ascontiguousarray(item[()]).tobytes())
+
+    file.visititems(add)
+    return total.hexdigest()
 
 
 def describe(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import struct
 import urllib.error
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ebm_pipeline.data.hdf5 import Array, write
-from ebm_pipeline.errors import UserError, check_whole
+from ebm_pipeline.errors import UserError, check_memory, check_whole
 
 FILES = {
     "train/images": "train-images-idx3-ubyte.gz",
@@ -38,6 +39,12 @@ class Idx:
     name: str
     mirror: str
     md5: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if len(self.md5) != len(FILES):
+            raise UserError(
+                f"data.source.md5 has the sums of the {len(FILES)} files {', '.join(FILES.values())}; got {self.md5}"
+            )
 
     def __call__(self, path: Path) -> None:
         arrays = {}
@@ -90,7 +97,7 @@ def parse_idx(raw: bytes, origin: str) -> Array:
     dimensions = raw[3]
     start = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", raw[4:start]) if len(raw) >= start else ()
-    if not shape or len(raw) - start != int(np.prod(shape, dtype=np.int64)):
+    if not shape or len(raw) - start != math.prod(shape):
         raise UserError(f"{origin} says {shape} and holds {max(len(raw) - start, 0)} bytes: it is truncated or damaged")
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
 
@@ -118,9 +125,12 @@ class BarsAndStripes:
     size: int = 4
     copies: int = 20  # of each pattern in the training part
 
-    def __call__(self, path: Path) -> None:
+    def __post_init__(self) -> None:
         check_whole("size of bars and stripes", self.size, 2, 8)
         check_whole("copies of bars and stripes", self.copies, 1)
+
+    def __call__(self, path: Path) -> None:
+        check_memory(f"{self.copies} copies of bars and stripes", self.copies * 2 ** (self.size + 1) * self.size**2)
         lines = ((np.arange(2**self.size)[:, None] >> np.arange(self.size)) & 1).astype(np.uint8) * 255
         stripes = np.repeat(lines[:, :, None], self.size, axis=2)
         bars = stripes.transpose(0, 2, 1)[1:-1]  # all off and all on are stripes already

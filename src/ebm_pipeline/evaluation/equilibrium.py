@@ -24,7 +24,7 @@ from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.errors import UserError, check_memory
 from ebm_pipeline.machine import EVEN, BoltzmannMachine, States
 from ebm_pipeline.samplers import Gibbs, Sampler, start_at_visible
 
@@ -69,6 +69,12 @@ class Equilibrium:
     def worst(self) -> float:
         """The largest R-hat."""
         return max(self.r_hat.values())
+
+
+def check_size(name: str, chains: int, sweeps: int, units: int) -> None:
+    """Raise UserError if `equilibrate` would need more memory than there is; `name`: of the settings, `units`: of the machine."""
+    check_memory(f"{name}.chains={chains} chains of {units} units", 2 * chains * units * 4 * DRAWS)
+    check_memory(f"{name}.sweeps={sweeps} with the free energies of {WATCHED} chains", 2 * WATCHED * sweeps)
 
 
 def equilibrate(

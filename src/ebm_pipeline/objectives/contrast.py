@@ -8,7 +8,7 @@ the mean in layers whose energy asks for more than the mean (a learned variance)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Learning:
     info: dict[str, float]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A rule that makes a gradient from clamped data (None marks the layers to infer) and chains."""
 

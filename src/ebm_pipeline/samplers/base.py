@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from ebm_pipeline.machine import BoltzmannMachine, PartialStates, States
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Stateless configuration. What it goes on from, its chains, is a tuple of tensors that it is given and returns.
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_whole
+from ebm_pipeline.errors import UserError, check_memory, check_whole
 from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, PartialStates, States
 
 MEMORY = 0.1  # weight of the newest in the running means of the acceptance
@@ -65,6 +65,10 @@ class ParallelTempering:
     def start(self, machine: BoltzmannMachine, states: States, means: PartialStates) -> States:
         """Chains whose replicas all start at `states` (chains, units), on even rungs."""
         bias = machine.layers[0].bias
+        check_memory(
+            f"sampler.replicas={self.replicas} replicas of {len(states[0])} chains",
+            12 * self.replicas * sum(state.numel() for state in states),
+        )
         return Replicas(
             states=tuple(state.expand(self.replicas, *state.shape).clone() for state in states),
             base=tuple(

@@ -21,6 +21,9 @@ from ebm_pipeline.files import whole_file
 
 log = logging.getLogger(__name__)
 
+CONTENT = {  # of a checkpoint of this package
+    "state_dict", "generator", "generator_device", "epoch", "global_step", "optimizer_states", "callbacks", "loops",
+}  # fmt: skip
 LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"
 
 
@@ -77,7 +80,9 @@ def damage_of(path: Path) -> str | None:
             damaged = archive.testzip()
         if damaged is not None:
             return f"the checksum of {damaged} is another"
-        torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(saved, dict) or not saved.keys() >= CONTENT:
+            return "it is no checkpoint of a training"
     except Exception as error:  # a damaged file can raise anything
         return str(error).split("\n", 1)[0]
     return None

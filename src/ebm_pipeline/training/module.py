@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from ebm_pipeline.errors import DivergedError, UserError, check_number, check_whole
+from ebm_pipeline.errors import DivergedError, UserError, check_memory, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.machine import BoltzmannMachine, States
@@ -34,6 +34,7 @@ from ebm_pipeline.training.precision import precision_scaled
 
 PRODUCT_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Encoder = Callable[[Tensor], Tensor]
+CHAIN_BYTES = 12  # of a unit of a chain: its state, the next one and what it is drawn from
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,10 @@ class BoltzmannTraining(pl.LightningModule):
             self.offset_names = self._register("offset", [state[0].clone() for state in start])
         self.chain_names: list[str] = []
         if recipe.objective.persistent:
+            units = sum(layer.units for layer in arrangement.expand(machine).layers)
+            check_memory(
+                f"training.chains={recipe.chains} chains of {units} units", CHAIN_BYTES * recipe.chains * units
+            )
             visible = visible_at_mean(machine, recipe.chains // processes.count(), visible_mean, self.generator)
             expanded = arrangement.expand(machine)
             states = [state.to(self.product_type) for state in arrangement.start(expanded, visible, self.generator)]

@@ -18,6 +18,7 @@ from ebm_pipeline.samplers import anneal, start_at_mean
 from ebm_pipeline.visible import VisibleUnits
 
 Shape = tuple[int, int]
+MOST_TILES = 400  # images of a picture, which may stand in one row
 UP_AND_DOWN = "up through all layers and down again by conditional modes"
 
 
@@ -35,8 +36,9 @@ class Pictures:
 
     def __post_init__(self) -> None:
         check_whole("evaluation.every_epochs", self.every_epochs, 0)
-        for name in ("digits", "weight_tiles", "fantasy_sweeps"):
-            check_whole(f"evaluation.{name}", getattr(self, name), 1)
+        for name in ("digits", "weight_tiles"):
+            check_whole(f"evaluation.{name}", getattr(self, name), 1, MOST_TILES)
+        check_whole("evaluation.fantasy_sweeps", self.fantasy_sweeps, 1)
         check_number("evaluation.flips", self.flips, 0, 1)
         check_number("evaluation.fantasy_start_beta", self.fantasy_start_beta, 0, 1, open_low=True)
 

@@ -40,6 +40,12 @@ def arrangement_of(index: int, count: int) -> Arrangement:
     return Arrangement.MIRRORED_HIDDEN if index == count - 1 else Arrangement.PLAIN
 
 
+def check_depth(machine: BoltzmannMachine) -> None:
+    """Raise UserError unless layerwise pretraining is for machines of this depth."""
+    if machine.depth < 3:
+        raise UserError("layerwise pretraining needs a model of at least two hidden layers; use model.pretraining=null")
+
+
 def pretrain(
     machine: BoltzmannMachine,
     recipe: Recipe,
@@ -53,9 +59,8 @@ def pretrain(
     fit(module, index) trains the module of RBM `index` and returns its machine; training_means(encode) is the mean over
     the training images, brought up by `encode`, of the layer that is the next RBM's visible one.
     """
+    check_depth(machine)
     count = machine.depth - 1
-    if count < 2:
-        raise UserError("layerwise pretraining needs a model of at least two hidden layers; use model.pretraining=null")
     trained: list[BoltzmannMachine] = []
     encode: Encoder | None = None
     for index in range(count):
