@@ -228,7 +228,8 @@ def test_a_finished_run_is_evaluated_from_its_own_files(run: Run, outputs: Path,
     for name in ("reconstruction_error", "denoising_error", "weight_norm"):
         assert figures[name] == pytest.approx(last[name], rel=1e-4), name
     name = "variational_bound" if choice == "dbm" else "log_likelihood"
-    assert -30 < figures[f"{name}_low"] <= figures[f"{name}_high"] < 0
+    least = -40 if choice == "grbm" else -30  # its variances start far below those of these few, binary pixels
+    assert least < figures[f"{name}_low"] <= figures[f"{name}_high"] < 0
     card = json.loads((tmp_path / "likelihood.json").read_text())
     assert card[f"{name}_nats_per_image"]["validation"]["low"] == figures[f"{name}_low"]
     assert json.loads((tmp_path / "evaluation.json").read_text())["part"] == "validation"
