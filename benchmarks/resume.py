@@ -66,7 +66,7 @@ def start_and_kill(words: list[str], folder: Path, output: Path, seconds: float)
 
 
 def left_by(folder: Path) -> dict[str, Any]:
-    """What a run left, times excepted, as arrays and text by name."""
+    """What a run left, times and system metrics excepted, as arrays and text by name."""
     left: dict[str, Any] = {}
     for path in sorted((folder / "checkpoints").rglob("*.ckpt")):
         saved = torch.load(path, weights_only=True)
@@ -80,7 +80,7 @@ def left_by(folder: Path) -> dict[str, Any]:
         left["metrics.csv"] = [[v for k, v in row.items() if "seconds" not in k] for row in csv.DictReader(rows)]
     run = tracking.find_run("", str(folder))
     uri = tracking.read_run_file(folder)["tracking_uri"]
-    for name in run.metrics:
+    for name in (name for name in run.metrics if not name.startswith("system/")):
         history = tracking.metric_history(uri, run.run_id, name)
         left[f"store/{name}"] = history[0] if "seconds" in name else history
     left["status"] = run.status
