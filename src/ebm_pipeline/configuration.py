@@ -142,6 +142,13 @@ def parse_run_config(text: str, path: Path) -> DictConfig:
                 f"{path} names {target!r} as _target_: only functions and classes of {', '.join(TRUSTED)} are called from a "
                 "run's own configuration. If the run is yours, mend the line; if it is not, do not trust it"
             )
+    lacking = [
+        key for key in ("data", "model", "mean_field", "evaluation") if not isinstance(config.get(key), DictConfig)
+    ]
+    if lacking:
+        raise UserError(
+            f"{path} is no configuration of a run: it has no {', '.join(lacking)}. Take another copy, or train again"
+        )
     return config
 
 
