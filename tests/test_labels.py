@@ -369,7 +369,7 @@ def test_a_file_whose_label_is_no_site_is_refused(tmp_path: Path) -> None:
         (("model=rbm_labels", "data.labels=false"), "the data have 16 columns, the model has 18 visible units"),
         (("model=rbm", "data.labels=true", "model.layers.visible.units=18"), "its last part a Potts layer of one site"),
         (("model=rbm_labels", "data.classes=1"), "data.classes"),
-        (("model=rbm_labels", "data.labels=yes please"), "data.labels is true"),
+        (("model=rbm_labels", "data.labels=yes please"), "data.labels must be true or false"),
     ],
 )
 def test_model_and_data_must_agree_about_labels(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:

@@ -100,8 +100,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
     try:
         return _resolved(config)
     except OmegaConfBaseException as error:
+        where = f" ({error.full_key})" if error.full_key else ""
         raise UserError(
-            f"the configuration cannot be resolved: {str(error).splitlines()[0]}. Give that value, or mend the reference to it"
+            f"the configuration cannot be resolved: {str(error).splitlines()[0]}{where}. Give that value, or mend the reference "
+            "to it"
         ) from error
 
 

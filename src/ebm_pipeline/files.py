@@ -44,9 +44,11 @@ def read_truth_values(path: Path, shape: Sequence[int] | None = None) -> NDArray
     if path.suffix != ".npy" or not path.is_file():
         raise UserError(f"a mask is a .npy file that is there; got {path}")
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is damaged or no .npy file ({error})") from error
+        array: Any = np.load(path, allow_pickle=False)
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(f"{path} is damaged or no .npy file ({error}): write it with numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} is an archive: expected one array, as numpy.save writes it")
     if array.dtype.kind not in "biu" or (shape is not None and array.shape != tuple(shape)):
         wanted = "" if shape is None else f" of the shape {tuple(shape)}"
         raise UserError(f"{path} must hold truth values{wanted}; got {array.dtype} of the shape {array.shape}")

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from ebm_pipeline import tracking
 from ebm_pipeline.configuration import plain, read_run_config
 from ebm_pipeline.errors import UserError
-from ebm_pipeline.tracking import RUN_FILE, RunRecord
+from ebm_pipeline.tracking import PARENT_VARIABLE, RUN_FILE, RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            _remove_if_nothing_began(folder)
+            if PARENT_VARIABLE not in os.environ:  # a sweep counts its jobs by their folders
+                _remove_if_nothing_began(folder)
             raise
 
 

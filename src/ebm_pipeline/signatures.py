@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -51,7 +51,7 @@ def fits(value: Any, kind: Any) -> bool:
         "builtins",
         "collections.abc",
     ):  # no tensor, which iterates too
-        if not isinstance(value, (list, tuple)):
+        if not isinstance(value, Sequence) or isinstance(value, str):  # OmegaConf has lists of its own
             return False
         if issubclass(base, tuple) and arguments[-1:] != (...,):
             return not arguments or (len(value) == len(arguments) and all(map(fits, value, arguments)))
