@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
@@ -202,7 +202,11 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     data = build_data(own)
     images = data.images(config.part)
     mean_field: MeanField = build(own.mean_field, "mean_field", MeanField)
-    flips = float(own.evaluation.flips)
+    flips: Any = OmegaConf.select(own, "evaluation.flips")
+    if not isinstance(flips, (int, float)):
+        raise UserError(
+            f"{record.output_dir / 'config.yaml'} is damaged: evaluation.flips is missing or no number; got {flips!r}"
+        )
     noisy = noisy_images(data, images, flips, config.seed)
     chosen = MonitoredImages(images, data.images("train", len(images)), noisy, data.visible.classes)
     monitored = monitor(saved.machine, chosen, mean_field, config.seed)

@@ -79,8 +79,10 @@ def answering(uri: str) -> Iterator[None]:
     try:
         yield
     except (*STORE_ERRORS, RequestException, ImportError) as error:
+        local = uri.startswith("sqlite:")
+        cure = "free some space, or wait for the process that locks it" if local else "start the server"
         raise UserError(
-            f"the MLflow store {uri} does not answer as it should ({str(error).splitlines()[0]}): start the server, or set "
+            f"the MLflow store {uri} does not answer as it should ({str(error).splitlines()[0]}): {cure}, or set "
             "MLFLOW_TRACKING_URI or tracking.uri to a store that is there"
         ) from error
 
