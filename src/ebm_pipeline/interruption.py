@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,3 +63,6 @@ def ending_with_parent() -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+        if os.getppid() != parent:  # its pool is gone too, and would keep it idle for minutes
+            sys.stderr.flush()
+            os._exit(1)
