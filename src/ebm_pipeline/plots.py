@@ -126,7 +126,7 @@ def confusion_matrix(counts: ArrayLike, title: str, subtitle: str = "") -> Figur
     shares = numbers / np.maximum(numbers.sum(1, keepdims=True), 1)
     inches = max(2.6, 0.36 * len(numbers))
     lines = _wrapped(subtitle, inches + 0.7)
-    headings = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
+    headings = _headings_inches(lines)
     width, height = inches + 0.7, inches + headings + 0.5
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
@@ -211,7 +211,7 @@ def against_settings(
     legend_columns = max(1, int((width - 0.2) / (0.4 + 0.062 * max(len(label) for label in labels))))
     legend_rows = math.ceil(len(labels) / legend_columns) if len(labels) > 1 else 0
     lines_above = _wrapped(subtitle, width)
-    headings = 0.3 + 0.14 * len(lines_above) + (0.06 if lines_above else 0)
+    headings = _headings_inches(lines_above)
     height = 2.0 * rows + headings + 0.2 * legend_rows + 0.1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
@@ -261,7 +261,7 @@ def heat_maps(
     panel_width, panel_height = cell * len(columns[1]) + 1.3, 0.6 * cell * len(rows[1]) + 0.75
     width = max(panel_width * across + 0.2, 3.2)
     lines_above = _wrapped(subtitle, width)
-    headings = 0.3 + 0.14 * len(lines_above) + (0.06 if lines_above else 0)
+    headings = _headings_inches(lines_above)
     height = panel_height * down + headings + 0.1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
@@ -497,7 +497,7 @@ def _figure(
     pixel = max(columns, 5) * TILE_INCHES / mosaic.shape[1] if columns >= 5 else TILE_INCHES * columns / mosaic.shape[1]
     width, height = mosaic.shape[1] * pixel, mosaic.shape[0] * pixel
     lines = _wrapped(subtitle, left_inches + width + right_inches)
-    top = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
+    top = _headings_inches(lines)
     total_width = max(left_inches + width + right_inches, 2.6)
     total_height = height + top + 0.1
     with matplotlib.rc_context(STYLE):
@@ -518,7 +518,7 @@ def _two_panels(inches: float, title: str, subtitle: str) -> tuple[Figure, tuple
     """A figure with headings over two panels of this height, and where the panels' room ends (fraction of the figure)."""
     width = 6.2
     lines = _wrapped(subtitle, width)
-    headings = 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
+    headings = _headings_inches(lines)
     figure = Figure(figsize=(width, inches + headings), dpi=DPI)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -529,6 +529,11 @@ def _two_panels(inches: float, title: str, subtitle: str) -> tuple[Figure, tuple
 def _wrapped(text: str, inches: float) -> list[str]:
     """Lines of the subtitle that fit a width, at about 17 characters to the inch."""
     return textwrap.wrap(text, max(30, int(inches * 17)))
+
+
+def _headings_inches(lines: Sequence[str]) -> float:
+    """Height of a title with these lines of a subtitle under it."""
+    return 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
 
 
 def _headings(figure: Figure, title: str, subtitle: str) -> None:
