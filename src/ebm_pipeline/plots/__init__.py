@@ -1,0 +1,42 @@
+"""All pictures. Knows arrays and shapes only; every function returns a matplotlib figure made without pyplot."""
+
+from ebm_pipeline.plots.chains import (
+    approach_of_chains,
+    energy_traces,
+    log_partition_estimates,
+    moments,
+    samples_against_data,
+)
+from ebm_pipeline.plots.charts import (
+    MOST_NUMBERED,
+    Curves,
+    Panels,
+    against_settings,
+    confusion_matrix,
+    heat_maps,
+    learning_curves,
+)
+from ebm_pipeline.plots.frame import save, to_rgb
+from ebm_pipeline.plots.mosaics import chains_by_sweeps, comparison, data_examples, image_grid, weight_grid
+
+__all__ = [
+    "MOST_NUMBERED",
+    "Curves",
+    "Panels",
+    "against_settings",
+    "approach_of_chains",
+    "chains_by_sweeps",
+    "comparison",
+    "confusion_matrix",
+    "data_examples",
+    "energy_traces",
+    "heat_maps",
+    "image_grid",
+    "learning_curves",
+    "log_partition_estimates",
+    "moments",
+    "samples_against_data",
+    "save",
+    "to_rgb",
+    "weight_grid",
+]

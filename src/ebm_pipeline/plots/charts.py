@@ -1,0 +1,144 @@
+"""Figures of runs: against the epoch, against settings, by class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.plots.frame import Array, colours, panels
+
+Curves = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
+Panels = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
+
+MOST_COLUMNS = 3  # panels side by side
+MOST_TICKS = 6  # values of a setting that are all written along an axis
+MOST_NUMBERED = 20  # classes of a confusion matrix whose numbers are written into it
+
+
+def learning_curves(
+    curves: Curves, title: str, subtitle: str = "", x_label: str = "epoch", groups: Mapping[str, str] | None = None
+) -> Figure:
+    """Small multiples: curves[metric][run] = (steps, values), one panel per metric; NaN is a gap.
+
+    One colour per run, or per group of runs where `groups` (run -> group) is given.
+    """
+    names = [metric for metric, runs in curves.items() if any(len(steps) for steps, _ in runs.values())]
+    if not names:
+        raise UserError("there are no curves to draw: the runs have recorded no metrics")
+    runs = list(dict.fromkeys(run for metric in names for run in curves[metric]))
+    group_of = groups or dict(zip(runs, runs, strict=True))
+    colour_of = colours(list(dict.fromkeys(group_of[run] for run in runs)))
+    columns = min(MOST_COLUMNS, math.ceil(math.sqrt(len(names))))
+    with panels(len(names), columns, (2.35, 1.55), title, subtitle, colour_of) as (figure, axes):
+        for panel, metric in zip(axes, names, strict=True):
+            for run, (steps, values) in curves[metric].items():
+                marker = "." if len(steps) < 30 and not groups else None
+                panel.plot(
+                    steps, values, color=colour_of[group_of[run]], linewidth=1.1 if not groups else 0.8, marker=marker,
+                    markersize=3,
+                )  # fmt: skip
+            panel.set_title(metric.replace("_", " "), loc="left")
+            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            panel.yaxis.set_major_locator(MaxNLocator(4))
+            panel.tick_params(labelsize=7)
+        for panel in axes[-columns:]:
+            panel.set_xlabel(x_label)
+    return figure
+
+
+def against_settings(
+    figures: Panels, values: Sequence[str], x_label: str, title: str, subtitle: str = "", *, numeric: bool, lines: bool
+) -> Figure:
+    """Figures against a setting: figures[name][curve] = {value of the setting: (mean, standard error)}, one panel each.
+
+    values: those of the setting in their order, along a logarithmic axis where they are numbers that span more than a
+    decade. A standard error that is NaN has no bar. lines: join the points of a curve.
+    """
+    colour_of = colours(list(dict.fromkeys(label for curves in figures.values() for label in curves)))
+    places = {value: float(value) if numeric else float(index) for index, value in enumerate(values)}
+    decades = min(places.values()) > 0 and max(places.values()) >= 10 * min(places.values())
+    columns = min(MOST_COLUMNS, len(figures))
+    with panels(len(figures), columns, (2.6, 2.0), title, subtitle, colour_of) as (figure, axes):
+        for panel, (name, curves) in zip(axes, figures.items(), strict=True):
+            for label, points in curves.items():
+                means, errors = np.array([points[value] for value in values if value in points]).T
+                panel.errorbar(
+                    [places[value] for value in values if value in points], means, np.nan_to_num(errors),
+                    color=colour_of[label], linewidth=1.1 if lines else 0, elinewidth=0.9, marker="o", markersize=3, capsize=2,
+                )  # fmt: skip
+            panel.set_title(name, loc="left")
+            if numeric and decades:
+                panel.set_xscale("log")
+            if not numeric or (len(values) <= MOST_TICKS):
+                panel.set_xticks(list(places.values()), [_shortened(value) for value in values], minor=False)
+                panel.set_xticks([], minor=True)
+            panel.yaxis.set_major_locator(MaxNLocator(4))
+            panel.tick_params(labelsize=7)
+            panel.set_xlabel(x_label)
+    return figure
+
+
+def heat_maps(
+    figures: Mapping[str, Array],
+    rows: tuple[str, Sequence[str]],
+    columns: tuple[str, Sequence[str]],
+    title: str,
+    subtitle: str = "",
+) -> Figure:
+    """Figures over a grid of two settings: figures[name] (values of the row's setting, values of the column's).
+
+    rows, columns: name of the setting and its values.
+    """
+    cell = 0.5
+    size = cell * len(columns[1]) + 1.3, 0.6 * cell * len(rows[1]) + 0.75
+    across = min(MOST_COLUMNS, len(figures))
+    with panels(len(figures), across, size, title, subtitle, least_width=3.2) as (figure, axes):
+        for panel, (name, array) in zip(axes, figures.items(), strict=True):
+            drawn = panel.imshow(array, cmap="viridis", aspect="auto")
+            for (row, column), value in np.ndenumerate(array):
+                shade = float(np.asarray(drawn.norm(value)))
+                panel.text(
+                    column, row, "-" if np.isnan(value) else f"{value:.4g}", ha="center", va="center", fontsize=6.5,
+                    color="black" if shade > 0.6 or np.isnan(value) else "white",
+                )  # fmt: skip
+            panel.set_title(name, loc="left")
+            panel.set_xticks(range(len(columns[1])), [_shortened(value) for value in columns[1]])
+            panel.set_yticks(range(len(rows[1])), [_shortened(value) for value in rows[1]])
+            panel.set_xlabel(columns[0])
+            panel.set_ylabel(rows[0])
+            panel.tick_params(labelsize=7, length=0)
+            for spine in panel.spines.values():
+                spine.set_visible(False)
+    return figure
+
+
+def confusion_matrix(counts: ArrayLike, title: str, subtitle: str = "") -> Figure:
+    """How many images of each class (row) were given each label (column): (classes, classes), shaded by the share of a row."""
+    numbers = np.asarray(counts)
+    shares = numbers / np.maximum(numbers.sum(1, keepdims=True), 1)
+    inches = max(2.6, 0.36 * len(numbers))
+    with panels(1, 1, (inches + 0.4, inches + 0.4), title, subtitle) as (figure, (axes,)):
+        axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)  # the root shows the few that are wrong
+        if len(numbers) <= MOST_NUMBERED:
+            for (row, column), number in np.ndenumerate(numbers):
+                colour = "white" if shares[row, column] > 0.4 else "black" if number else "#bbbbbb"
+                axes.text(column, row, str(number), ha="center", va="center", fontsize=7, color=colour)
+            axes.set_xticks(range(len(numbers)))
+            axes.set_yticks(range(len(numbers)))
+        axes.set_xlabel("most probable label")
+        axes.set_ylabel("label of the data")
+    return figure
+
+
+def _shortened(value: str) -> str:
+    """A setting's value for an axis: a number to three digits."""
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value

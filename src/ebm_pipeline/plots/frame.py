@@ -1,0 +1,121 @@
+"""What all pictures share: style, headings above the panels, a legend, pixels and files."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from ebm_pipeline.errors import UserError
+
+Array = NDArray[Any]
+
+DPI = 150
+LEGEND_ROW = 0.2  # inches
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")  # Okabe & Ito 2008
+
+
+@contextmanager
+def panels(
+    count: int,
+    columns: int,
+    panel_inches: tuple[float, float],
+    title: str,
+    subtitle: str,
+    legend: Mapping[str, Any] | None = None,
+    least_width: float = 0.0,
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of `count` panels of this width and height, `columns` to a row, under headings and a legend (label -> colour)."""
+    rows = math.ceil(count / columns)
+    width = max(panel_inches[0] * columns + 0.3, least_width)
+    lines = wrapped(subtitle, width)
+    labels = legend if legend and len(legend) > 1 else {}
+    legend_columns = max(1, int((width - 0.2) / (0.4 + 0.062 * max(map(len, labels), default=0))))
+    legend_inches = LEGEND_ROW * math.ceil(len(labels) / legend_columns)
+    headings = headings_inches(lines)
+    height = panel_inches[1] * rows + headings + legend_inches + 0.1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+        for unused in axes[count:]:
+            unused.set_visible(False)
+        write_headings(figure, title, lines)
+        top = 1 - headings / height
+        if labels:
+            figure.legend(
+                handles=[Line2D([], [], color=colour, linewidth=1.5, label=label) for label, colour in labels.items()],
+                loc="upper left", bbox_to_anchor=(0.1 / width, top), ncols=legend_columns, fontsize=8, borderpad=0,
+                borderaxespad=0,
+            )  # fmt: skip
+            top -= (legend_inches + 0.05) / height
+        yield figure, axes[:count]
+        figure.tight_layout(rect=(0, 0, 1, top))
+
+
+def colours(labels: Sequence[str]) -> dict[str, Any]:
+    """A colour for each label that can be told from the others, in an order of brightness where they are many."""
+    if len(labels) <= len(COLOURS):
+        return dict(zip(labels, COLOURS, strict=False))
+    return dict(zip(labels, matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(labels))), strict=True))
+
+
+def wrapped(text: str, inches: float) -> list[str]:
+    """Lines of the subtitle that fit a width, at about 17 characters to the inch."""
+    return textwrap.wrap(text, max(30, int(inches * 17)))
+
+
+def headings_inches(lines: Sequence[str]) -> float:
+    """Height of a title with these lines of a subtitle under it."""
+    return 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
+
+
+def write_headings(figure: Figure, title: str, lines: Sequence[str]) -> None:
+    """The title and the lines of the subtitle, at the top of the figure."""
+    width, height = figure.get_size_inches()
+    figure.text(0.1 / width, 1 - 0.09 / height, title, ha="left", va="top", fontsize=9, fontweight="bold")
+    figure.text(0.1 / width, 1 - 0.27 / height, "\n".join(lines), ha="left", va="top", fontsize=7, color="#555555")
+
+
+def to_rgb(figure: Figure) -> NDArray[np.uint8]:
+    """The rendered figure as (height, width, 3)."""
+    canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        figure.savefig(partial, format="png", dpi=DPI)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write the picture {path} ({error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,176 @@
+"""Images and weights as tiles.
+
+Many images are drawn as one mosaic in one axes: a hundred tiles cost about as much as one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from ebm_pipeline.errors import UserError
+from ebm_pipeline.plots.frame import COLOURS, DPI, STYLE, Array, headings_inches, wrapped, write_headings
+
+TILE_INCHES = 0.62
+FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
+
+
+def image_grid(
+    images: ArrayLike, image_shape: tuple[int, int], title: str, subtitle: str = "", columns: int = 8
+) -> Figure:
+    """Images (count, units) as grey tiles, dark ink on white; values outside [0, 1] are scaled to their range."""
+    tiles = _tiles(images, image_shape)
+    values, note = _unit_range(tiles)
+    mosaic = _mosaic(values, columns, gap_value=np.nan)
+    figure, axes = _figure(mosaic, title, _join(subtitle, note), columns)
+    axes.imshow(mosaic, cmap=_with_gap("gray_r"), vmin=0, vmax=1, interpolation="nearest")
+    return figure
+
+
+def weight_grid(
+    weights: ArrayLike, image_shape: tuple[int, int], title: str, subtitle: str = "", columns: int = 5, count: int = 25
+) -> Figure:
+    """The first `count` columns of the weights (pixels, units) as tiles, one colour scale symmetric about 0."""
+    tiles = _tiles(np.asarray(weights).T[:count], image_shape)
+    limit = float(np.abs(tiles).max()) or 1.0
+    mosaic = _mosaic(tiles, columns, gap_value=np.nan)
+    figure, axes = _figure(mosaic, title, subtitle, columns, right_inches=0.75)
+    drawn = axes.imshow(mosaic, cmap=_with_gap("RdBu_r"), vmin=-limit, vmax=limit, interpolation="nearest")
+    box = axes.get_position()
+    bar_axes = figure.add_axes(
+        (box.x1 + 0.12 / figure.get_figwidth(), box.y0, 0.09 / figure.get_figwidth(), box.height)
+    )
+    bar = figure.colorbar(drawn, cax=bar_axes)
+    bar.outline.set_linewidth(0.4)
+    bar.ax.tick_params(labelsize=7, width=0.4, length=2)
+    return figure
+
+
+def comparison(rows: Mapping[str, ArrayLike], image_shape: tuple[int, int], title: str, subtitle: str = "") -> Figure:
+    """One labelled row of images (count, units) per entry, one column per image."""
+    if not rows:
+        raise UserError("a comparison needs at least one row of images")
+    arrays = {label: _tiles(images, image_shape) for label, images in rows.items()}
+    columns = min(len(tiles) for tiles in arrays.values())
+    values, note = _unit_range(np.concatenate([tiles[:columns] for tiles in arrays.values()]))
+    mosaic = _mosaic(values, columns, gap_value=np.nan)
+    left = 0.25 + 0.062 * max(len(label) for label in rows)
+    figure, axes = _figure(mosaic, title, _join(subtitle, note), columns, left_inches=left)
+    axes.imshow(mosaic, cmap=_with_gap("gray_r"), vmin=0, vmax=1, interpolation="nearest")
+    height, width = values.shape[1:]
+    for row, label in enumerate(rows):
+        middle = row * (height + _gap((height, width))) + height / 2
+        axes.text(-width * 0.15, middle, label, ha="right", va="center", fontsize=8)
+    return figure
+
+
+def data_examples(
+    images: ArrayLike,
+    labels: ArrayLike | None,
+    image_shape: tuple[int, int],
+    title: str,
+    subtitle: str = "",
+    columns: int = 8,
+) -> Figure:
+    """Images (count, units) with their labels above, where there are labels."""
+    figure = image_grid(images, image_shape, title, subtitle, columns)
+    if labels is not None:
+        axes = figure.axes[0]
+        height, width = _tiles(images, image_shape).shape[1:]
+        gap = _gap((height, width))
+        for index, label in enumerate(np.asarray(labels)):
+            row, column = divmod(index, columns)
+            axes.text(
+                column * (width + gap) + width * 0.97,
+                row * (height + gap) + height * 0.04,
+                str(label), ha="right", va="top", fontsize=6, color=COLOURS[1],
+            )  # fmt: skip
+    return figure
+
+
+def chains_by_sweeps(
+    images: Mapping[str, Mapping[int, ArrayLike]], image_shape: tuple[int, int], title: str, subtitle: str = ""
+) -> Figure:
+    """Samples images[start][sweeps] (count, units): a row per start and number of sweeps."""
+    rows = {f"{start}, {sweeps:,}": states for start, by in images.items() for sweeps, states in by.items()}
+    return comparison(rows, image_shape, title, subtitle)
+
+
+def _tiles(images: ArrayLike, image_shape: tuple[int, int]) -> Array:
+    array = np.asarray(images, dtype=np.float64)
+    height, width = image_shape
+    if array.ndim != 2 or array.shape[1] != height * width:
+        raise UserError(
+            f"images have the shape {array.shape}, image_shape ({height}, {width}) needs (count, {height * width})"
+        )
+    if not len(array):
+        raise UserError("there are no images to draw")
+    enlarged = max(1, FINE // max(height, width))
+    return array.reshape(-1, height, width).repeat(enlarged, axis=1).repeat(enlarged, axis=2)
+
+
+def _unit_range(tiles: Array) -> tuple[Array, str]:
+    """Values brought to [0, 1], and what was done to them if anything was."""
+    low, high = float(np.nanmin(tiles)), float(np.nanmax(tiles))
+    if low >= 0 and high <= 1:
+        return tiles, ""
+    low, high = (float(level) for level in np.nanquantile(tiles, (0.01, 0.99)))
+    return np.clip((tiles - low) / max(high - low, 1e-12), 0, 1), f"grey levels from {low:.2g} to {high:.2g}"
+
+
+def _gap(image_shape: tuple[int, int]) -> int:
+    return max(1, round(max(image_shape) / 14))
+
+
+def _mosaic(tiles: Array, columns: int, gap_value: float) -> Array:
+    """Tiles (count, height, width) side by side, `columns` to a row, gaps of `gap_value` between them."""
+    count, height, width = tiles.shape
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    gap = _gap((height, width))
+    mosaic = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), gap_value)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        top, left = row * (height + gap), column * (width + gap)
+        mosaic[top : top + height, left : left + width] = tile
+    return mosaic
+
+
+def _with_gap(name: str) -> matplotlib.colors.Colormap:
+    """The colour map with a light blue-grey for the gaps between tiles, so that white paper and white ink differ."""
+    return matplotlib.colormaps[name].with_extremes(bad="#dfe5ec")
+
+
+def _figure(
+    mosaic: Array, title: str, subtitle: str, columns: int, left_inches: float = 0.1, right_inches: float = 0.1
+) -> tuple[Figure, Axes]:
+    """A figure whose one axes fits the mosaic, with headings above it."""
+    pixel = max(columns, 5) * TILE_INCHES / mosaic.shape[1] if columns >= 5 else TILE_INCHES * columns / mosaic.shape[1]
+    width, height = mosaic.shape[1] * pixel, mosaic.shape[0] * pixel
+    lines = wrapped(subtitle, left_inches + width + right_inches)
+    top = headings_inches(lines)
+    total_width = max(left_inches + width + right_inches, 2.6)
+    total_height = height + top + 0.1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(total_width, total_height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes(
+            (left_inches / total_width, 0.1 / total_height, width / total_width, height / total_height)
+        )
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        write_headings(figure, title, lines)
+    return figure, axes
+
+
+def _join(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
