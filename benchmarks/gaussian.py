@@ -15,13 +15,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from benchmarks.common import SEED, command, hardware, table
+from benchmarks.common import SEED, LogLikelihood, command, hardware, table
 from benchmarks.studies import HEADER, row
 from ebm_pipeline.configuration import build_data
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.ais import annealed_importance_sampling, even_steps
 from ebm_pipeline.evaluation.equilibrium import autocorrelation_time
-from ebm_pipeline.evaluation.likelihood import LogLikelihood
 from ebm_pipeline.evaluation.metrics import deviation_figures
 from ebm_pipeline.samplers import Gibbs, GibbsLangevin, start_at_visible
 from ebm_pipeline.storage import SavedModel, load_model

@@ -30,7 +30,7 @@ from ebm_pipeline.evaluation.ais import (
     reverse_annealed_importance_sampling,
 )
 from ebm_pipeline.evaluation.card import Bracketed, Likelihood, bracket
-from ebm_pipeline.evaluation.enumeration import binary_states, enumerable_parity, exact_log_partition
+from ebm_pipeline.evaluation.enumeration import enumerable_parity, exact_log_partition, joint_states
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.initialization import initialize, normal
 from ebm_pipeline.layers import Bernoulli, Gaussian, Layer
@@ -126,7 +126,8 @@ def exact_samples(machine: BoltzmannMachine, count: int, generator: torch.Genera
     exact = machine.map(Tensor.double)
     sizes = [machine.layers[index].units for index in machine.parity(parity)]
     states: list[Tensor | None] = [None] * machine.depth
-    every = torch.cat(list(binary_states(sum(sizes))))
+    bit = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    every = torch.cat(list(joint_states([bit] * sum(sizes))))
     for index, part in zip(machine.parity(parity), every.split(sizes, dim=1), strict=True):
         states[index] = part
     chosen = torch.multinomial(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.common import ais, command, table
+from benchmarks.common import LogLikelihood, ais, command, table
 from ebm_pipeline.evaluation.ais import LogPartition
-from ebm_pipeline.evaluation.likelihood import LogLikelihood
 from ebm_pipeline.storage import load_model
 
 HEADER = ["model", "test, nats per image", "standard error", "effective sample size", "temperatures"]

@@ -49,11 +49,6 @@ def joint_states(sites: Sequence[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(parts, 1)
 
 
-def binary_states(units: int) -> Iterator[Tensor]:
-    """All states in {0, 1}^units, float64, in blocks (at most 2^BLOCK_BITS, units)."""
-    return joint_states([torch.tensor([[0.0], [1.0]], dtype=torch.float64)] * units)
-
-
 def blocks(machine: BoltzmannMachine) -> int:
     """How many blocks of states `exact_log_partition` goes through."""
     parity = enumerable_parity(machine)

@@ -1,39 +1,14 @@
-"""Log-likelihood of images in nats: exact where log Z is, else by AIS, with the estimate of log Z that it rests on."""
+"""Log-likelihood of images in nats without log Z, which `card` brackets; and that of independent pixels."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ebm_pipeline.evaluation.ais import LogPartition, annealed_importance_sampling
-from ebm_pipeline.evaluation.enumeration import enumerable_parity, exact_log_partition
 from ebm_pipeline.inference import MeanField, bound
 from ebm_pipeline.machine import BoltzmannMachine
 
 ROWS = 5000  # images per block
-
-
-@dataclass(frozen=True)
-class LogLikelihood:
-    """Mean over images, in nats per image; for machines of more than two layers a lower bound, given log Z."""
-
-    nats: float
-    is_bound: bool
-    log_partition: LogPartition | float  # a plain number is exact
-
-    def __str__(self) -> str:
-        what = "variational bound" if self.is_bound else "log-likelihood"
-        estimate = self.log_partition
-        if isinstance(estimate, float):
-            return f"{what} {self.nats:.2f} nats (log Z exact)"
-        return (
-            f"{what} {self.nats:.2f} nats (log Z by AIS: {estimate.temperatures} temperatures, {estimate.chains} chains, "
-            f"standard error {estimate.std_error:.2f}, effective sample size {estimate.ess:.1f}; "
-            "AIS tends to underestimate log Z, so this tends to be too high)"
-        )
 
 
 def independent_log_likelihood(machine: BoltzmannMachine, data_mean: Tensor, images: Tensor) -> float:
@@ -63,29 +38,3 @@ def unnormalized_each(machine: BoltzmannMachine, images: Tensor, mean_field: Mea
             for block in images.split(ROWS)
         ]
     )
-
-
-def log_likelihood(
-    machine: BoltzmannMachine,
-    data_mean: Tensor,
-    images: Tensor,
-    mean_field: MeanField,
-    temperatures: int,
-    chains: int,
-    seed: int,
-    progress: Callable[[int], None] = lambda done: None,
-) -> LogLikelihood:
-    """Log-likelihood of `images` (count, units); AIS starts from independent pixels at `data_mean`."""
-    machine = machine.folded()
-    log_partition: LogPartition | float
-    if enumerable_parity(machine) is not None:
-        log_partition = exact_log_partition(machine)
-        value = log_partition
-    else:
-        betas = torch.linspace(0, 1, temperatures, dtype=torch.float64)
-        generator = torch.Generator(device=data_mean.device).manual_seed(seed)
-        log_partition = annealed_importance_sampling(
-            machine, machine.independent(data_mean), betas, chains, generator, progress
-        )
-        value = log_partition.value
-    return LogLikelihood(unnormalized(machine, images, mean_field) - value, machine.depth > 2, log_partition)
