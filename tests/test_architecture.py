@@ -25,7 +25,9 @@ RANKS = [
     ("storage", "configuration", "report"),
     ("tasks", "swept"),
     ("comparison", "assessment", "resuming", "serving"),
-    ("pipeline", "sweeps", "answering"),
+    ("planning", "sweeps", "answering"),
+    ("phases",),
+    ("pipeline",),
     ("cli",),
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
@@ -106,8 +108,8 @@ def test_only_tracking_and_serving_import_mlflow() -> None:
 def test_only_pipelines_and_callbacks_use_tracking() -> None:
     users = {label(path) for path in MODULES if "tracking" in own_imports(path)}
     assert users <= {
-        "configuration.py", "comparison.py", "pipeline.py", "sweeps.py", "assessment.py", "answering.py",
-        "cli.py", "resuming.py", "system_metrics.py", "swept.py", "training/callbacks.py",
+        "configuration.py", "comparison.py", "planning.py", "phases.py", "pipeline.py", "sweeps.py", "assessment.py",
+        "answering.py", "cli.py", "resuming.py", "system_metrics.py", "swept.py", "training/callbacks.py",
     }  # fmt: skip
 
 

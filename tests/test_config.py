@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ebm_pipeline import pipeline
+from ebm_pipeline import pipeline, planning
 from ebm_pipeline.cli import config_folder
 from ebm_pipeline.configuration import build, build_data, plain, read_run_config
 from ebm_pipeline.data.sources import Idx
@@ -79,7 +79,7 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install '.[sweeps]'")
     given = ("data.path=images.h5",) if (group, option) == ("data", "hdf5") else ()
     config = composed(f"{group}={option}", *given)
-    assert set(plain(config)) - {"experiment"} == set(pipeline.TRAIN_KEYS)
+    assert set(plain(config)) - {"experiment"} == set(planning.TRAIN_KEYS)
 
 
 @pytest.mark.parametrize("option", options("data"))

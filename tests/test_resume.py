@@ -60,8 +60,8 @@ MORE_MOMENTS = [
     *[("rbm", "os.fsync", number) for number in range(3, 9)],
     *[("rbm", SAVE, number) for number in range(1, EPOCHS + 1)],
     *[
-        ("rbm", f"ebm_pipeline.pipeline.{name}", 1)
-        for name in ("save_model", "write_arrays", "write_history", "report")
+        ("rbm", f"ebm_pipeline.{name}", 1)
+        for name in ("pipeline.save_model", "phases.write_arrays", "pipeline.write_history", "pipeline.report")
     ],
     *[("rbm", f"ebm_pipeline.tracking.Tracker.{name}", 3) for name in ("log_metrics", "log_image")],
     ("rbm", "ebm_pipeline.tracking.Tracker.finish", 1),
@@ -70,7 +70,7 @@ MORE_MOMENTS = [
         ("ddp", STEP, step) for step in (1, BATCHES + 3, 2 * BATCHES + 3)
     ],  # in the first process: the other ends with it
     ("dbm", "ebm_pipeline.training.pretraining.compose", 1),
-    *[("dbm", "ebm_pipeline.pipeline.save_model", number) for number in (1, 2)],
+    *[("dbm", f"ebm_pipeline.{name}.save_model", 1) for name in ("phases", "pipeline")],
 ]
 
 

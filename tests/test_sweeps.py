@@ -21,7 +21,7 @@ from commands import TINY, Outcome, composed, run_command
 from kills import kill_self, patched
 from mlflow.tracking import MlflowClient
 
-from ebm_pipeline import cli, comparison, pipeline, resuming, sweeps, swept, tracking
+from ebm_pipeline import cli, comparison, pipeline, planning, resuming, sweeps, swept, tracking
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.interruption import ending_with_parent
 from ebm_pipeline.tracking import RunRecord, Tracker
@@ -171,7 +171,7 @@ def test_wrong_metrics_are_told_before_the_training() -> None:
         "metric=validation/log_likelihood_low": "needs the likelihood card",
     }.items():
         with pytest.raises(UserError, match=message):
-            pipeline.check_metric(composed(override))
+            planning.check_metric(composed(override))
     assert pipeline.metric_of(composed(), {"a": 1.0}) is None
     assert pipeline.metric_of(composed("metric=a"), {"a": 1.0}) == 1.0
     for value in (math.nan, math.inf):
