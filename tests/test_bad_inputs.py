@@ -157,15 +157,17 @@ def test_a_sample_of_bad_configurations_is_refused(places: dict[str, Path], tmp_
 
 @pytest.mark.slow
 def test_many_bad_configurations_are_refused(
-    places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    places: dict[str, Path], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     found = bad_inputs.spread(bad_inputs.cases(bad_inputs.compositions()), MANY)
     count, accepted = refused(found, places, tmp_path)
-    with capsys.disabled():
-        print(f"\nbad configurations: {len(found)} tried, {count} clear messages, {len(accepted)} legal")
     assert count >= 200
     for case in bad_inputs.spread(accepted, TRAINED):
         assert is_legal(case, places, tmp_path / "legal"), str(case)
+    record_property(
+        "bad configurations",
+        f"{len(found)} tried, {count} clear messages, {len(accepted)} accepted as legal; no traceback, hang or silent training",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -318,17 +320,17 @@ def test_damaged_files_are_one_message(kind: str, places: dict[str, Path], tmp_p
 
 @pytest.mark.slow
 def test_many_damages_of_every_kind_of_file(
-    places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    places: dict[str, Path], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     counts: collections.Counter[str] = collections.Counter()
     for number, kind in enumerate(KINDS):
         (tmp_path / str(number)).mkdir()
         tried, messages = check_damages(kind, places, tmp_path / str(number), truncations=10, flips=60)
         counts.update(tried=tried, messages=messages)
-    with capsys.disabled():
-        print(
-            f"\ndamaged files: {counts['tried']} tried, {counts['messages']} clear messages, the rest read as if sound"
-        )
+    record_property(
+        "damaged files",
+        f"{counts['tried']} tried, {counts['messages']} clear messages, the rest read as what they held before",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- by the command line
@@ -353,7 +355,11 @@ AS_TYPED = [
     [case if number < 2 else pytest.param(*case, marks=pytest.mark.slow) for number, case in enumerate(AS_TYPED)],
 )
 def test_a_bad_command_is_one_message_and_leaves_no_run(
-    command: str, arguments: tuple[str, ...], message: str, tmp_path: Path
+    command: str,
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     done = start(command, *arguments, folder=tmp_path, outputs=tmp_path / "outputs")
     assert done.returncode == 1
@@ -362,3 +368,4 @@ def test_a_bad_command_is_one_message_and_leaves_no_run(
     assert "Traceback" not in done.stderr + done.stdout
     assert len(done.stderr.splitlines()) < 20
     assert not list((tmp_path / "outputs").glob("runs/*"))
+    record_property("bad command line", f"{command} {' '.join(arguments)}: one message, exit code 1")
