@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from ebm_pipeline.errors import UserError
 
@@ -422,9 +423,10 @@ def log_partition_estimates(
 
 
 def to_rgb(figure: Figure) -> NDArray[np.uint8]:
-    """The rendered figure as (height, width, 3)."""
+    """The figure as (height, width, 3), rendered unless it is already."""
     canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
-    canvas.draw()
+    if figure.stale:
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
@@ -433,7 +435,7 @@ def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        figure.savefig(partial, format="png", dpi=DPI)
+        Image.fromarray(to_rgb(figure)).save(partial, format="png", dpi=(DPI, DPI))
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cannot write the picture {path} ({error})") from error
