@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import gaussian, resume, studies, tracking_cost, training_cost
+from benchmarks import faults, gaussian, resume, studies, tracking_cost, training_cost
 from benchmarks.common import hardware
 from ebm_pipeline.errors import UserError
 
@@ -22,6 +22,8 @@ BENCHMARKS = {
     "sparsity": studies.sparsity,
     "gaussian": gaussian.gaussian,
     "resume": resume.resume,
+    "inputs": faults.inputs,
+    "server": faults.server,
     "tracking": tracking_cost.tracking,
 }
 NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import gzip
+import os
 import struct
 import urllib.error
 from collections.abc import Callable
@@ -420,6 +423,15 @@ def test_a_bad_file_gets_one_message_that_names_it(tmp_path: Path, make: Callabl
     with pytest.raises(UserError, match=message) as caught:
         loaded(path)
     assert "bad.h5" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [3, None, dict, functools.partial(collections.OrderedDict), functools.partial(os.getcwd), functools.partial(Idx)],
+)
+def test_a_source_that_writes_nothing_is_refused_though_the_file_is_there(tmp_path: Path, source: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.source must be a function"):
+        load("small", str(small_file(tmp_path)), source, Identity(), None, seed=3)
 
 
 def test_labels_that_are_no_integers_are_refused(tmp_path: Path) -> None:

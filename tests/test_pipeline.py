@@ -20,6 +20,7 @@ from test_report import page_of
 
 from ebm_pipeline import assessment, cli, pipeline, tracking
 from ebm_pipeline.configuration import plain, tracking_uri
+from ebm_pipeline.data.hdf5 import get_text
 from ebm_pipeline.errors import DivergedError, UserError
 from ebm_pipeline.storage import load_model
 from ebm_pipeline.tracking import RunRecord
@@ -178,7 +179,7 @@ def test_the_pictures_arrays_are_images_and_say_how_they_were_drawn(run: Run) ->
     choice, folder, _ = run
     with h5py.File(folder / "pictures.h5") as file:
         arrays = {name: file[name][:] for name in file}
-        made = {name: str(file[name].attrs.get("made", "")) for name in file}
+        made = {name: get_text(file[name], "made", "") for name in file}
         assert tuple(file.attrs["image_shape"]) == (4, 4)
     assert set(arrays) == {"data", "reconstructions", "noisy", "denoised", "fantasies"}
     assert all(array.shape == (8, 16) and np.isfinite(array).all() for array in arrays.values())

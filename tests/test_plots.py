@@ -80,8 +80,9 @@ def test_files_and_arrays_show_the_same_picture(tmp_path: Path) -> None:
     path = plots.save(figure, tmp_path / "deep" / "picture.png")
     saved, array = imread(path), plots.to_rgb(figure)
     assert array.dtype == np.uint8
-    assert saved.shape[:2] == array.shape[:2]
-    assert np.abs(saved[:, :, :3] - array / 255).max() < 0.02
+    np.testing.assert_array_equal(np.round(saved * 255), array)
+    figure.suptitle("another title")
+    assert not np.array_equal(plots.to_rgb(figure), array)
     assert [entry.name for entry in path.parent.iterdir()] == ["picture.png"]
 
 

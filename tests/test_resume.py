@@ -237,14 +237,16 @@ def test_a_run_killed_before_its_id_is_noted_is_found_again(
 
 def test_a_run_that_never_began_leaves_no_folder(outputs: Path, tmp_path: Path) -> None:
     folder, occupied = tmp_path / "run", tmp_path / "occupied"
-    (folder / ".hydra").mkdir(parents=True)  # what Hydra leaves before the run
-    (folder / "cli.log").touch()
     occupied.mkdir()
     (occupied / "mine.txt").write_text("mine")
-    for place in (folder, occupied):
-        with pytest.raises(UserError, match=r"training\.chains"):
-            pipeline.train(composed(*SETTINGS["rbm"], "training.chains=0", output_root=outputs), place)
-    assert not folder.exists()
+    for override in ("training.chains=0", "training=3", "+nothing=1", "resume=yes"):
+        for place in (folder, occupied):
+            (place / ".hydra").mkdir(parents=True)  # what Hydra leaves before the run
+            (place / "cli.log").touch()
+            with pytest.raises(UserError, match=override.split("=")[0].strip("+")):
+                pipeline.train(composed(*SETTINGS["rbm"], override, output_root=outputs), place)
+        assert not folder.exists()
+        shutil.rmtree(occupied / ".hydra")
     assert (occupied / "mine.txt").read_text() == "mine"
 
 

@@ -116,12 +116,14 @@ def test_the_distribution_of_a_binary_file_is_that_of_the_machine(tmp_path: Path
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     path = saved(tmp_path, (("gaussian", "bernoulli", "bernoulli"), (2, 3, 3)))
     with h5py.File(path) as file:
-        assert dict(file.attrs)["format"] == "ebm_pipeline model 1"
-        assert file.attrs["config"] == CONFIG
+        assert file.attrs["format"].decode() == "ebm_pipeline model 1"
+        assert file.attrs["config"].decode() == CONFIG
         assert tuple(file.attrs["image_shape"]) == (1, 2)
         assert set(file) == {"weights", "layers", "data_mean"}
         assert {name: matrix.shape for name, matrix in file["weights"].items()} == {"0": (2, 3), "1": (3, 3)}
-        layers = [(group.attrs["kind"], int(group.attrs["units"]), set(group)) for group in file["layers"].values()]
+        layers = [
+            (group.attrs["kind"].decode(), int(group.attrs["units"]), set(group)) for group in file["layers"].values()
+        ]
     assert layers == [("gaussian", 2, {"bias", "variance"}), ("bernoulli", 3, {"bias"}), ("bernoulli", 3, {"bias"})]
 
 

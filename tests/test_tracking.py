@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import functools
 import json
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from commands import TINY, composed
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from servers import Server, free_port
 
-from ebm_pipeline import tracking
+from ebm_pipeline import pipeline, tracking
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.journal import Journal
 from ebm_pipeline.tracking import Tracker
+from ebm_pipeline.training.module import BoltzmannTraining
+
+BATCHES = 6  # of an epoch of TINY
 
 
 @pytest.fixture(scope="module")
@@ -205,34 +213,56 @@ def test_everything_arrives_once_whichever_call_fails(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_server_that_dies_in_mid_run_has_everything_afterwards(number: int, tmp_path: Path) -> None:
-    """Killed, or stopped so that it takes connections but never answers; started again while the run goes on."""
-    folder = tmp_path / "run"
+def test_a_training_whose_server_dies_has_everything_afterwards(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    """Killed, or stopped so that it takes connections but never answers; started again while the training goes on."""
+    folder, epochs = tmp_path / "run", 12
+    write, update = Tracker._write, BoltzmannTraining.update
+    away, updates, stalls = False, 0, [0.0]
+
+    def timed_write(tracker: Tracker, what: str, **values: Any) -> None:
+        started_at = time.monotonic()
+        write(tracker, what, **values)
+        if away:
+            stalls.append(time.monotonic() - started_at)
+
     with Server(tmp_path) as server:
-        experiment = tracking.prepare_store(server.uri, tmp_path, "test")
-        tracker = Tracker.start(server.uri, experiment, "run", {tracking.OUTPUT_TAG: str(folder)})
-        stall = 0.0
-        with tracker:
-            for step in range(60):
-                if step == 20:
-                    server.send(number)
-                if step == 40:
-                    server.kill()
-                    server.start()
-                started_at = time.monotonic()
-                tracker.log_metrics({"error": 1 / (step + 1)}, step)
-                if step % 10 == 5:
-                    tracker.log_image(np.full((8, 8, 3), step, dtype=np.uint8), "weights", step)
-                if step < 40:
-                    stall += time.monotonic() - started_at
-        assert stall < 10
+
+        @functools.wraps(update)
+        def counted_update(module: BoltzmannTraining, batch: torch.Tensor) -> None:
+            nonlocal updates, away
+            updates += 1
+            if updates == 4 * BATCHES:
+                server.send(number)
+                away = True
+            if updates == 8 * BATCHES:
+                server.kill()
+                server.start()
+                away = False
+            update(module, batch)
+
+        monkeypatch.setattr(Tracker, "_write", timed_write)
+        monkeypatch.setattr(BoltzmannTraining, "update", counted_update)
+        plain = ("tracking.log_model=false", "tracking.system_metrics=false", "evaluation.every_epochs=3")
+        words = (*TINY, *plain, f"training.epochs={epochs}", f"tracking.uri={server.uri}")
+        pipeline.train(composed(*words, output_root=tmp_path / "outputs"), folder)
         assert not (folder / "unsent").exists()
-    steps, values = tracking.metric_history(server.database, tracker.run_id, "error")
-    assert steps == list(range(60))
-    assert values == [1 / (step + 1) for step in range(60)]
-    assert tracking.find_run(server.database, tracker.run_id).status == "FINISHED"
-    files = list((tmp_path / "artifacts").rglob(f"{tracker.run_id}/artifacts/images/*.png"))
-    assert len(files) == 6
+    assert sum(stalls) < 10
+    run = tracking.find_run(server.database, tracking.read_run_file(folder)["run_id"])
+    assert run.status == "FINISHED"
+    with open(folder / "metrics.csv", newline="") as table:
+        rows = list(csv.DictReader(table))
+    for name in ("epoch", "reconstruction_error"):
+        steps, values = tracking.metric_history(server.database, run.run_id, name)
+        assert steps == [BATCHES * epoch for epoch in range(epochs + 1)]
+        assert values == [float(row[name]) for row in rows]
+    images = (tmp_path / "artifacts").rglob(f"{run.run_id}/artifacts/images/weights*.png")
+    assert len(list(images)) == len(list((folder / "pictures").glob("weights_*")))
+    record_property(
+        f"server that got {signal.Signals(number).name} in mid-run",
+        f"{len(stalls) - 1} calls while it was away took {sum(stalls):.1f} s; afterwards the store has all figures and pictures",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- a store that cannot be used

@@ -25,7 +25,7 @@ from ebm_pipeline.configuration import (
     set_up_torch,
     tracking_uri,
 )
-from ebm_pipeline.data.hdf5 import new_file
+from ebm_pipeline.data.hdf5 import new_file, set_text
 from ebm_pipeline.errors import UserError, check_whole
 from ebm_pipeline.storage import SavedModel, load_model
 from ebm_pipeline.tasks import Answer, Task
@@ -62,12 +62,12 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     answer = replace(answer, arrays=answer.arrays | grey)
     written = folder / f"{task.name}.h5"
     with new_file(written) as file:
-        file.attrs["model"] = str(path)
+        set_text(file, "model", str(path))
         file.attrs["image_shape"] = saved.image_shape
-        file.attrs["data"] = f"{data.name} {data.digest}, {config.part}, transform {data.transform.name}"
+        set_text(file, "data", f"{data.name} {data.digest}, {config.part}, transform {data.transform.name}")
         for name, tensor in answer.arrays.items():
             file[name] = tensor.cpu().numpy()
-            file[name].attrs["made"] = answer.made.get(name.removesuffix("_labels"), "from the data")
+            set_text(file[name], "made", answer.made.get(name.removesuffix("_labels"), "from the data"))
         if labels is not None:
             file["labels"] = labels.numpy()
     title = f"{own.model.name}: {task.name}"

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from ebm_pipeline import plots, swept, tracking
 from ebm_pipeline.configuration import STORE_KEYS, check_keys, tracking_uri
-from ebm_pipeline.data.hdf5 import DAMAGE
+from ebm_pipeline.data.hdf5 import DAMAGE, check_digest, get_text
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.swept import MODEL, Group
 from ebm_pipeline.tracking import RunRecord, Tracker
@@ -192,11 +192,12 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
             )
         try:
             with h5py.File(path) as file:
+                check_digest(file)
                 arrays[name] = {key: file[key][:] for key in PICTURED}
                 arrays[name]["shape"] = tuple(map(int, file.attrs["image_shape"]))
                 for key in file:
-                    made.setdefault(key, set()).add(str(file[key].attrs.get("made", "")))
-        except DAMAGE as error:
+                    made.setdefault(key, set()).add(get_text(file[key], "made", ""))
+        except (UserError, *DAMAGE) as error:
             raise UserError(f"{path} is damaged ({error}): take another copy, or leave out the run {name}") from error
     first = next(iter(arrays.values()))
     if not all(np.array_equal(own[key], first[key]) for own in arrays.values() for key in ("shape", "data", "noisy")):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ebm_pipeline import plots
 from ebm_pipeline.data import DataSet
-from ebm_pipeline.data.hdf5 import new_file
+from ebm_pipeline.data.hdf5 import DIGEST, content_digest, new_file, set_text
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.machine import BoltzmannMachine
 from ebm_pipeline.planning import Plan, build_recipe, make_trainer
@@ -154,8 +154,9 @@ def write_arrays(path: Path, arrays: Mapping[str, Tensor], made: Mapping[str, st
     """The images behind the final pictures, as HDF5, with how they were made."""
     with new_file(path) as file:
         file.attrs["image_shape"] = data.image_shape
-        file.attrs["data"] = f"{data.name} {data.digest}"
+        set_text(file, "data", f"{data.name} {data.digest}")
         for name, tensor in arrays.items():
             file[name] = tensor.cpu().numpy()
         for name, description in made.items():
-            file[name].attrs["made"] = description
+            set_text(file[name], "made", description)
+        set_text(file, DIGEST, content_digest(file))

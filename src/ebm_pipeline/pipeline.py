@@ -47,10 +47,10 @@ SERVED_EXAMPLES = 2  # images that come with the MLflow model, as the example of
 
 def train(config: DictConfig, folder: Path) -> dict[str, float]:
     """One run, from the data to the saved model; returns its last figures. With resume=auto, the rest of such a run."""
-    check_keys(config, TRAIN_KEYS, "")
-    resume, digest = resuming.wanted(config), resuming.digest(config)
-    config.resume = None  # not a setting of the experiment: what is saved and tracked of a run is the same either way
-    with resuming.locked(folder, wait=resume and PARENT_VARIABLE in os.environ):
+    with resuming.locked(folder, wait=config.get("resume") is not None and PARENT_VARIABLE in os.environ):
+        check_keys(config, TRAIN_KEYS, "")
+        resume, digest = resuming.wanted(config), resuming.digest(config)
+        config.resume = None  # not a setting: what is saved and tracked of a run is the same either way
         earlier = resuming.earlier(folder, digest, config) if resume else None
         if earlier is not None and earlier.status == "FINISHED":
             log.info(f"{earlier.name}: nothing left to do, the run in {folder} is finished")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -34,6 +35,7 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+@functools.cache
 def packages() -> str:
     """Every installed package, one `name==version` per line, as pip takes them."""
     found = {f"{one.metadata['Name']}=={one.version}" for one in distributions()}

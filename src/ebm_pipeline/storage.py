@@ -3,9 +3,10 @@
 Datasets weights/0, weights/1, ... (lower units x upper units) and layers/0/bias, ... (units,), with each layer's other
 parameters by name. The attributes of layers/0, ... name its kind, units and settings (categories); a layer made of parts has
 them in layers/0/parts/0, ..., with one bias for all; the file's attributes hold the resolved config (YAML), the image shape
-and a digest of all but these, by which a changed bit is seen; data_mean (units,) is where chains start. Where labels are
-modelled the visible units are the height * width pixels and then one for each class. Centring offsets are folded into the
-biases, so that E = -sum_l b_l . x_l - sum_l x_l W_l x_{l+1} holds for Bernoulli layers as it stands.
+and a digest of all but these, by which a changed bit is seen (data/hdf5.py has the rest of that); data_mean (units,) is where
+chains start. Where labels are modelled the visible units are the height * width pixels and then one for each class. Centring
+offsets are folded into the biases, so that E = -sum_l b_l . x_l - sum_l x_l W_l x_{l+1} holds for Bernoulli layers as it
+stands.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_pipeline.data.hdf5 import DAMAGE, DIGEST, content_digest, new_file
+from ebm_pipeline.data.hdf5 import DAMAGE, DIGEST, check_digest, content_digest, get_text, new_file, set_text
 from ebm_pipeline.errors import UserError
 from ebm_pipeline.labels import fits
 from ebm_pipeline.layers import LAYERS, Layer, Mixed
@@ -48,15 +49,15 @@ def save_model(path: Path, model: SavedModel) -> None:
     """Write the file whole or not at all."""
     machine = model.machine.folded()
     with new_file(path) as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["config"] = model.config
+        set_text(file, "format", FORMAT)
+        set_text(file, "config", model.config)
         file.attrs["image_shape"] = model.image_shape
         file["data_mean"] = model.data_mean.cpu().numpy()
         for name, tensor in machine.named_tensors().items():
             file[name] = tensor.detach().cpu().numpy()
         for index, layer in enumerate(machine.layers):
             _write_kind(file[f"layers/{index}"], layer)
-        file.attrs[DIGEST] = content_digest(file)
+        set_text(file, DIGEST, content_digest(file))
 
 
 def load_model(path: Path) -> SavedModel:
@@ -65,23 +66,21 @@ def load_model(path: Path) -> SavedModel:
         raise UserError(f"no model file at {path}: train a model first, or give the path of a model.h5")
     try:
         with h5py.File(path) as file:
-            if file.attrs.get("format") != FORMAT:
+            if get_text(file, "format", "") != FORMAT:
                 raise UserError(f"no model file: its attribute 'format' should be {FORMAT!r}")
             layers = [_read_layer(file[f"layers/{index}"]) for index in range(len(file["layers"]))]
             weights = [_tensor(file["weights"], str(index)) for index in range(len(layers) - 1)]
             data_mean = _tensor(file, "data_mean")
             height, width = (int(size) for size in file.attrs["image_shape"])
-            config = str(file.attrs["config"])
-            untouched = DIGEST not in file.attrs or file.attrs[DIGEST] == content_digest(file)
-        machine = assemble(layers, weights)
-        visible = VisibleUnits.of((height, width), layers[0].units)
-        if data_mean.shape != (layers[0].units,) or not fits(layers[0], visible):
-            raise UserError(
-                f"data_mean {tuple(data_mean.shape)} or image_shape ({height}, {width}) does not fit "
-                f"{layers[0].units} visible units"
-            )
-        if not untouched:
-            raise UserError("its arrays are not those that were written: train again or take another copy")
+            config = get_text(file, "config")
+            machine = assemble(layers, weights)
+            visible = VisibleUnits.of((height, width), layers[0].units)
+            if data_mean.shape != (layers[0].units,) or not fits(layers[0], visible):
+                raise UserError(
+                    f"data_mean {tuple(data_mean.shape)} or image_shape ({height}, {width}) does not fit "
+                    f"{layers[0].units} visible units"
+                )
+            check_digest(file)  # after what says more of a file that was changed by hand
         return SavedModel(machine, data_mean, (height, width), config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -91,7 +90,7 @@ def load_model(path: Path) -> SavedModel:
 
 def _write_kind(group: h5py.Group, layer: Layer) -> None:
     """A layer's kind, units and settings as attributes; its parts as groups."""
-    group.attrs["kind"] = layer.kind
+    set_text(group, "kind", layer.kind)
     group.attrs["units"] = layer.units
     if isinstance(layer, Mixed):
         for index, part in enumerate(layer.parts):
@@ -102,10 +101,10 @@ def _write_kind(group: h5py.Group, layer: Layer) -> None:
 
 def _read_layer(group: h5py.Group, bias: Tensor | None = None) -> Layer:
     """The layer of a group; a part of a mixed layer is given its share of the bias."""
-    kind = LAYERS.get(group.attrs["kind"])
+    kind = LAYERS.get(get_text(group, "kind"))
     if kind is None:
         raise UserError(
-            f"layer {group.name.removeprefix('/layers/')} is of kind {group.attrs['kind']!r}; known: {', '.join(LAYERS)}"
+            f"layer {group.name.removeprefix('/layers/')} is of kind {get_text(group, 'kind')!r}; known: {', '.join(LAYERS)}"
         )
     if bias is None:
         bias = _tensor(group, "bias")

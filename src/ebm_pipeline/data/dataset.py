@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -274,6 +276,18 @@ class DataSet:
             return torch.from_numpy(read_images(file, self.train, slice(int(rows[0]), int(rows[-1]) + 1)))
 
 
+def _takes_a_path(source: object) -> bool:
+    """Whether `source` is a function, or an object like one, of one argument; a class is none: it makes an object."""
+    function = source.func if isinstance(source, functools.partial) else source
+    if not callable(source) or isinstance(function, type):
+        return False
+    try:
+        inspect.signature(source).bind(Path())
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def load(
     name: str,
     path: str,
@@ -309,8 +323,8 @@ def load(
             f"data.labels=true takes a transform of single pixels, {transform.name} mixes them: set data/transform=dequantise"
         )
     check_whole("seed", seed, 0)
-    if not callable(source):
-        raise UserError(f"data.source must be a function that writes the file; got {source!r}")
+    if not _takes_a_path(source):  # also where the file is there already, and nothing is called
+        raise UserError(f"data.source must be a function that writes the file whose path it is given; got {source!r}")
     file_path = Path(path).absolute()
     if not file_path.exists():
         source(file_path)

@@ -1,4 +1,9 @@
-"""Reading, checking, describing, writing and shuffling HDF5 files of images. Files are written whole or not at all."""
+"""Reading, checking, describing, writing and shuffling HDF5 files of images. Files are written whole or not at all.
+
+Damage is seen when a file is read: libhdf5 checks its own structures where the file is of its format of 2008 (v108) or newer,
+and a digest checks the arrays. Texts have a fixed length, so that they lie in those structures: texts of variable length lie
+in a heap without checksums, which libhdf5 reads without end after some damages.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +40,7 @@ DAMAGE = (
 )
 LARGEST = 1e12  # value of a pixel
 DIGEST = "digest"  # attribute of the files written here: a changed bit is seen
+FILE_FORMAT = "v108"  # the oldest whose structures have checksums
 
 
 @dataclass(frozen=True)
@@ -186,18 +192,36 @@ def image_shape(file: h5py.File, units: int) -> tuple[int, int]:
 @contextmanager
 def new_file(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file to fill, which takes its place at `path` when all went well: whole or not at all."""
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    with whole_file(path) as partial, h5py.File(partial, "w", libver=FILE_FORMAT) as file:
         yield file
+
+
+def set_text(item: h5py.HLObject, name: str, text: str) -> None:
+    """Give a file, group or array an attribute that is a text (UTF-8)."""
+    content = text.encode()
+    item.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
+
+
+def get_text(item: h5py.HLObject, name: str, default: str | None = None) -> str:
+    """An attribute that is a text, of fixed or of variable length; KeyError where there is none and no `default`."""
+    value = item.attrs[name] if default is None else item.attrs.get(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def check_digest(file: h5py.File) -> None:
+    """Raise UserError if the file's digest is not that of its content; a file without one passes."""
+    if DIGEST in file.attrs and get_text(file, DIGEST) != content_digest(file):
+        raise UserError("its arrays are not those that were written")
 
 
 def write(path: Path, name: str, shape: tuple[int, int], arrays: Mapping[str, Array]) -> None:
     """Write arrays such as train/images under their keys."""
     with new_file(path) as file:
-        file.attrs["name"] = name
+        set_text(file, "name", name)
         file.attrs["image_shape"] = shape
         for key, array in arrays.items():
             file[key] = array
-        file.attrs[DIGEST] = _digest(file)
+        set_text(file, DIGEST, _digest(file))
 
 
 def digest(path: Path) -> str:
@@ -207,10 +231,11 @@ def digest(path: Path) -> str:
     """
     with opened(path) as file:
         found = _digest(file)
-        if file.attrs.get(DIGEST, found) != found:
+        written = get_text(file, DIGEST, found)
+        if written != found:
             raise UserError(
                 f"{path} is damaged: its images and labels have the digest {found}, and it was written with "
-                f"{file.attrs[DIGEST]}. Remove it, it is made again; or take another copy"
+                f"{written}. Remove it, it is made again; or take another copy"
             )
     return found
 
@@ -255,7 +280,7 @@ def describe(path: Path) -> str:
         if train is None:
             raise UserError(f"{path} has no train/images. {EXPECTED}")
         lines.append(
-            f"  name {file.attrs.get('name', '-')}, images {' x '.join(map(str, image_shape(file, train.units)))}"
+            f"  name {get_text(file, 'name', '-')}, images {' x '.join(map(str, image_shape(file, train.units)))}"
         )
         for part, source in found.items():
             if source is None:
@@ -293,4 +318,4 @@ def shuffled_copy(path: Path, target: Path, seed: int) -> None:
             labels = read_labels(file, source)
             if labels is not None:
                 arrays[f"{part}/labels"] = labels[order]
-        write(target, str(file.attrs.get("name", path.stem)), image_shape(file, train.units), arrays)
+        write(target, get_text(file, "name", path.stem), image_shape(file, train.units), arrays)

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+from PIL import Image
 
 from ebm_pipeline.errors import UserError
 
@@ -101,9 +102,10 @@ def write_headings(figure: Figure, title: str, lines: Sequence[str]) -> None:
 
 
 def to_rgb(figure: Figure) -> NDArray[np.uint8]:
-    """The rendered figure as (height, width, 3)."""
+    """The figure as (height, width, 3), rendered unless it is already."""
     canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
-    canvas.draw()
+    if figure.stale:
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
@@ -112,7 +114,7 @@ def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        figure.savefig(partial, format="png", dpi=DPI)
+        Image.fromarray(to_rgb(figure)).save(partial, format="png", dpi=(DPI, DPI))
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cannot write the picture {path} ({error})") from error
