@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,32 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A fresh MLflow store is a copy of one that was made once: its 65 tables take seconds.
+
+    Processes that a test starts make their own.
+    """
+    from mlflow.tracking import MlflowClient  # not in the head: pytest-xdist's controller would wait for them too
+
+    from ebm_pipeline import tracking
+
+    empty = tmp_path_factory.mktemp("store") / "mlflow.db"
+
+    def copy_first(uri: str, artifact_root: Path, experiment: str) -> str:
+        path = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and not path.exists() and path.parent.is_dir():
+            if not empty.exists():
+                MlflowClient(f"sqlite:///{empty}").search_experiments()
+            shutil.copy(empty, path)
+        return prepare_store(uri, artifact_root, experiment)
+
+    prepare_store = tracking.prepare_store
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "prepare_store", copy_first)
+        yield
 
 
 @pytest.fixture

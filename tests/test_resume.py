@@ -55,22 +55,22 @@ MOMENTS = [
     ),  # a checkpoint is written, but not in its place; the epoch's figures and pictures are in the store
     ("dbm", STEP, PHASE + BATCHES + 3),  # in pretraining, the second RBM, in the middle of an epoch
 ]
+# Updates: of the first epoch, which has no checkpoint before it, the first and last of one, in the middle of one.
 MORE_MOMENTS = [
-    *[("rbm", STEP, step) for step in range(1, BATCHES * EPOCHS + 1, 2)],
-    *[("rbm", "os.fsync", number) for number in range(3, 9)],
-    *[("rbm", SAVE, number) for number in range(1, EPOCHS + 1)],
+    *[("rbm", STEP, step) for step in (1, 4, BATCHES, BATCHES + 1, 2 * BATCHES + 3, BATCHES * EPOCHS)],
+    *[("rbm", "os.fsync", number) for number in (3, 4, 5, 7, 8)],
+    *[("rbm", SAVE, number) for number in (1, EPOCHS)],
     *[
         ("rbm", f"ebm_pipeline.pipeline.{name}", 1)
         for name in ("save_model", "write_arrays", "write_history", "report")
     ],
     *[("rbm", f"ebm_pipeline.tracking.Tracker.{name}", 3) for name in ("log_metrics", "log_image")],
     ("rbm", "ebm_pipeline.tracking.Tracker.finish", 1),
-    *[("dbm", STEP, step) for step in range(1, 2 * PHASE + BATCHES * EPOCHS + 1, 4)],
-    *[
-        ("ddp", STEP, step) for step in (1, BATCHES + 3, 2 * BATCHES + 3)
-    ],  # in the first process: the other ends with it
+    *[("dbm", STEP, step) for step in (3, PHASE, PHASE + 1)],
+    *[("dbm", STEP, 2 * PHASE + step) for step in (1, BATCHES + 3, BATCHES * EPOCHS)],
     ("dbm", "ebm_pipeline.training.pretraining.compose", 1),
     *[("dbm", "ebm_pipeline.pipeline.save_model", number) for number in (1, 2)],
+    *[("ddp", STEP, step) for step in (BATCHES + 3, 2 * BATCHES + 3)],  # in the first process: the other ends with it
 ]
 
 

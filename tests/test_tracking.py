@@ -122,9 +122,9 @@ def test_processes_that_open_a_fresh_store_together_do_not_crash(tmp_path: Path)
         "from pathlib import Path; from ebm_pipeline import tracking; "
         f"print(tracking.prepare_store({uri!r}, Path({str(tmp_path)!r}), 'test'))"
     )
-    workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = {worker.communicate(timeout=120)[0].strip() for worker in workers}
-    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert [worker.returncode for worker in workers] == [0, 0]
     assert len(answers) == 1
 
 
