@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,16 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the figures that tests recorded with `record_property`, also those of pytest-xdist's workers."""
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.stats.get(outcome, []):
-            for name, value in report.user_properties:
+    """Prints what tests recorded with `record_property`, also those of pytest-xdist's workers: texts, and sums of counts."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if isinstance(value, dict):
+                counts[name].update(value)
+            else:
                 terminalreporter.write_line(f"{name}: {value}")
+    for name, sums in counts.items():
+        terminalreporter.write_line(f"{name}: {', '.join(f'{sums[what]} {what}' for what in sums)}")
 
 
 @pytest.fixture(autouse=True)
