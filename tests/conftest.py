@@ -7,9 +7,13 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from study import Study
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -56,6 +60,14 @@ def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracking, "prepare_store", copy_first)
         yield
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study's four models on small images."""
+    from study import run_study
+
+    return run_study(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture
