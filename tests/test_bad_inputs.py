@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from bad_inputs import Case
-from commands import TINY, composed, start
+from commands import PLAIN, composed, start
 
 from ebm_pipeline import answering, assessment, cli, comparison, pipeline, plots, tracking
 from ebm_pipeline.data import load
@@ -81,8 +81,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A store, the folder of a finished run, and somebody's own data."""
     root = tmp_path_factory.mktemp("bad")
     run, file = root / "run", root / "own.h5"
-    plain = ("tracking.log_model=false", "tracking.system_metrics=false")
-    pipeline.train(composed(*TINY, *plain, output_root=root / "outputs"), run)
+    pipeline.train(composed(*PLAIN, output_root=root / "outputs"), run)
     with h5py.File(file, "w") as images:
         images["train/images"] = np.random.default_rng(0).integers(0, 2, (60, 16)).astype(np.uint8) * 255
     return {"outputs": root / "outputs", "run": run, "file": file}

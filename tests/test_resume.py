@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import TINY, composed, run_command
+from commands import PLAIN, composed, run_command
 from kills import assert_identical, kill_self, killed, left_by, patched, run_count
 from torch import Tensor
 
@@ -29,11 +29,6 @@ from ebm_pipeline.training.module import BoltzmannTraining
 STEP = "ebm_pipeline.training.module.BoltzmannTraining.update"
 SAVE = "ebm_pipeline.training.checkpoints.WholeCheckpoints.save_checkpoint"
 BATCHES, EPOCHS = 6, 3
-PLAIN = (
-    *TINY,
-    "tracking.log_model=false",
-    "tracking.system_metrics=false",
-)  # which start anew and are compared nowhere
 SETTINGS = {
     "rbm": (
         *PLAIN,
