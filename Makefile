@@ -8,6 +8,8 @@ STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///$(abspath $(OUTPUTS))/mlflow.db)
 PORT ?= 5000
 SERVE_PORT ?= 5001
 ARGS ?=
+# a worker takes neighbouring tests, which share what they train, and at its end some of those that others have left
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -29,10 +31,10 @@ reproduce: setup ## the study, four models and their comparison, on data that co
 	$(BIN)/ebm-train -m experiment=notebook data=digits $(ARGS)
 
 test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that need it)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-slow: setup ## the tests too long for `make test`: every moment of a kill, a real server that goes down, a model served
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(WORKERS) $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks

@@ -8,7 +8,6 @@ wrong for some leaves and right for others; the rule by which the legal ones dro
 from __future__ import annotations
 
 import functools
-import itertools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -170,7 +169,7 @@ def _bad_values(key: str, value: Any) -> Iterator[tuple[Any, bool]]:
 
 def spread(found: list[Case], count: int) -> list[Case]:
     """`count` of the cases, evenly spread over their order."""
-    return list(itertools.islice(found, 0, None, max(1, len(found) // count)))[:count]
+    return [found[number * len(found) // count] for number in range(min(count, len(found)))]
 
 
 def damages(sound: bytes, truncations: int, flips: int, seed: int = 5) -> Iterator[tuple[str, bytes]]:

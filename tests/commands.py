@@ -24,6 +24,8 @@ TINY = (
     "data=bars_and_stripes", "data.passes_per_epoch=1", "training.epochs=2", "training.chains=10", "threads=1",
     "evaluation.every_epochs=0", "evaluation.fantasy_sweeps=5",
 )  # fmt: skip
+ALL_TRACKED = ("tracking.log_model=true", "tracking.system_metrics=true")
+PLAIN = (*TINY, "tracking.log_model=false", "tracking.system_metrics=false")  # which take as long as all the rest
 
 
 def composed(*overrides: str, output_root: Path | None = None, name: str = "train") -> DictConfig:

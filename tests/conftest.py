@@ -3,25 +3,71 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from study import Study
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the figures that tests recorded with `record_property`, also those of pytest-xdist's workers."""
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.stats.get(outcome, []):
-            for name, value in report.user_properties:
+    """Prints what tests recorded with `record_property`, also those of pytest-xdist's workers: texts, and sums of counts."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if isinstance(value, dict):
+                counts[name].update(value)
+            else:
                 terminalreporter.write_line(f"{name}: {value}")
+    for name, sums in counts.items():
+        terminalreporter.write_line(f"{name}: {', '.join(f'{sums[what]} {what}' for what in sums)}")
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A fresh MLflow store is a copy of one that was made once: its 65 tables take seconds.
+
+    Processes that a test starts make their own.
+    """
+    from mlflow.tracking import MlflowClient  # not in the head: pytest-xdist's controller would wait for them too
+
+    from ebm_pipeline import tracking
+
+    empty = tmp_path_factory.mktemp("store") / "mlflow.db"
+
+    def copy_first(uri: str, artifact_root: Path, experiment: str) -> str:
+        path = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and not path.exists() and path.parent.is_dir():
+            if not empty.exists():
+                MlflowClient(f"sqlite:///{empty}").search_experiments()
+            shutil.copy(empty, path)
+        return prepare_store(uri, artifact_root, experiment)
+
+    prepare_store = tracking.prepare_store
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "prepare_store", copy_first)
+        yield
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study's four models on small images."""
+    from study import run_study
+
+    return run_study(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture

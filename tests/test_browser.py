@@ -11,13 +11,10 @@ from pathlib import Path
 
 import pytest
 from browser import PROGRAMS, find_browser, page
-from commands import run_command
 from mlflow.tracking import MlflowClient
 from servers import Server
+from study import Study
 
-from ebm_pipeline import cli, tracking
-
-STUDY = ("experiment=smoke", "model=rbm,hopfield", "hydra/launcher=basic", "threads=1")
 PICTURES = ("data", "denoising", "fantasies", "reconstructions", "weights_1")
 SHOWN = ("data", "learning_curves")  # at the step where the slider stands: other series have no picture there
 LOADED = "[...document.images].some(image => image.naturalWidth > 0 && image.src.includes('images%2F{key}%2B'))"
@@ -36,7 +33,7 @@ def program() -> str:
 async def look(program: str, profile: Path, address: str, sweep: str, run_id: str) -> None:
     async with page(program, profile) as tab:
         await tab.open(f"{address}/runs")
-        await tab.see("Training runs", "3 matching runs", sweep[:16])
+        await tab.see("Training runs", "5 matching runs", sweep[:16])
 
         await tab.open(f"{address}/runs/{run_id}")
         await tab.see("RBM", "Finished", sweep, "bars_and_stripes", "hardware.cpu", "reconstruction_error")
@@ -51,21 +48,9 @@ async def look(program: str, profile: Path, address: str, sweep: str, run_id: st
         await tab.see("model.h5", "config.yaml", "packages.txt", "mlflow_model")
 
 
-def test_a_person_sees_the_study_its_runs_charts_and_images(program: str, tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs"
-    server = Server(outputs)
-    tracking.prepare_store(server.database, outputs / "mlartifacts", "smoke")
-    server.launch()  # it takes as long to come up as the study to train
-    try:
-        ended = run_command(cli.train, "-m", *STUDY, output_root=outputs)
-        assert ended.code == 0, ended.err
-        (sweep,) = (outputs / "sweeps").iterdir()
-        server.wait()
-        parent = tracking.find_run(server.database, str(sweep))
-        (rbm,) = (run for run in tracking.children(server.database, parent.run_id) if run.name == "RBM")
-        experiment = MlflowClient(server.database).get_experiment_by_name("smoke")
-        assert experiment is not None
+def test_a_person_sees_the_study_its_runs_charts_and_images(program: str, study: Study, tmp_path: Path) -> None:
+    experiment = MlflowClient(study.uri).get_experiment_by_name("smoke")
+    assert experiment is not None
+    with Server(study.outputs) as server:
         address = f"{server.uri}/#/experiments/{experiment.experiment_id}"
-        asyncio.run(look(program, tmp_path / "profile", address, parent.name, rbm.run_id))
-    finally:
-        server.kill()
+        asyncio.run(look(program, tmp_path / "profile", address, study.parent.name, study.runs[1].run_id))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -15,47 +13,12 @@ import numpy as np
 import pytest
 from commands import TINY, composed, run_command, start
 from mlflow.tracking import MlflowClient
+from study import NAMES, Study
 
 from ebm_pipeline import cli, tracking
-from ebm_pipeline.tracking import RunRecord
 
-NAMES = ["Hopfield", "RBM", "RBM (L1)", "DBM"]
 COMPARISON = ("reconstructions", "denoising", "fantasies", "learning_curves")
 PNG = b"\x89PNG"
-
-
-@dataclass(frozen=True)
-class Study:
-    """What the smoke study left."""
-
-    done: subprocess.CompletedProcess[str]
-    folder: Path
-    outputs: Path
-
-    @property
-    def uri(self) -> str:
-        return f"sqlite:///{self.outputs / 'mlflow.db'}"
-
-    @property
-    def sweep(self) -> Path:
-        (sweep,) = (self.outputs / "sweeps").iterdir()
-        return sweep
-
-    @property
-    def parent(self) -> RunRecord:
-        return tracking.find_run(self.uri, str(self.sweep))
-
-    @property
-    def runs(self) -> list[RunRecord]:
-        return sorted(tracking.children(self.uri, self.parent.run_id), key=lambda run: NAMES.index(run.name))
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    folder = tmp_path_factory.mktemp("empty")
-    done = start("ebm-train", "-m", "experiment=smoke", "threads=1", folder=folder, outputs=folder / "outputs")
-    assert done.returncode == 0, done.stderr
-    return Study(done, folder, folder / "outputs")
 
 
 def table_of(path: Path) -> list[dict[str, str]]:

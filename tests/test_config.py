@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from commands import TINY, composed
+from commands import PLAIN, composed
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -346,7 +346,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(outputs: Path) -> DictConfig:
-    return composed(*TINY, output_root=outputs)
+    return composed(*PLAIN, output_root=outputs)
 
 
 @pytest.mark.parametrize(("override", "message"), MISTAKES)
@@ -393,7 +393,7 @@ def test_mistakes_with_a_choice_are_one_message(
     overrides: list[str], message: str, outputs: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        pipeline.train(composed(*TINY, *overrides, output_root=outputs), tmp_path)
+        pipeline.train(composed(*PLAIN, *overrides, output_root=outputs), tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- a finished run's own file
@@ -401,7 +401,7 @@ def test_mistakes_with_a_choice_are_one_message(
 
 @pytest.mark.parametrize("model", ["rbm_l1", "dbm"])
 def test_a_runs_own_configuration_is_read_as_it_was(model: str, tmp_path: Path) -> None:
-    config = composed(*TINY, f"model={model}", "evaluation=full")
+    config = composed(*PLAIN, f"model={model}", "evaluation=full")
     OmegaConf.save(config, tmp_path / "config.yaml")
     assert read_run_config(tmp_path) == plain(config)
 
@@ -415,7 +415,7 @@ def test_a_runs_own_configuration_is_read_as_it_was(model: str, tmp_path: Path) 
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["data", "model.layers.hidden", "unread"])
 def test_a_runs_own_configuration_cannot_call_what_it_likes(target: Any, place: str, tmp_path: Path) -> None:
-    config = OmegaConf.create(plain(composed(*TINY)))
+    config = OmegaConf.create(plain(composed(*PLAIN)))
     OmegaConf.update(
         config, place, {"deep": [{"_target_": target, "_args_": [f"touch {tmp_path / 'called'}"]}]}, force_add=True
     )

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from commands import TINY, composed, run_command
+from commands import ALL_TRACKED, PLAIN, composed, run_command
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from test_report import page_of
@@ -33,7 +33,7 @@ CHOICES = {
     "dbm": ("model=dbm",),
     "grbm": ("model=grbm",),
     "ising": ("model=ising",),
-    "cd": ("model=rbm", "objective=cd"),
+    "cd": ("model=rbm", "objective=cd", *ALL_TRACKED),
 }
 PARAMETERS = {  # those that training changes: 16 pixels, 8 units in each hidden layer
     "hopfield": 16 * 8 + 16,
@@ -62,7 +62,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(choice: str, outputs: Path, folder: Path, *overrides: str) -> dict[str, float]:
-    return pipeline.train(composed(*TINY, *CHOICES[choice], *overrides, output_root=outputs), folder)
+    return pipeline.train(composed(*PLAIN, *CHOICES[choice], *overrides, output_root=outputs), folder)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_the_folder_holds_what_a_run_leaves(run: Run) -> None:
 def test_the_saved_config_is_whole_and_trains_again(run: Run, outputs: Path) -> None:
     choice, folder, _ = run
     own = OmegaConf.load(folder / "config.yaml")
-    expected = composed(*TINY, *CHOICES[choice], *drawn_on_the_way(choice), output_root=outputs)
+    expected = composed(*PLAIN, *CHOICES[choice], *drawn_on_the_way(choice), output_root=outputs)
     assert OmegaConf.to_container(own) == plain(expected)
     assert load_model(folder / "model.h5").config == (folder / "config.yaml").read_text()
 
@@ -339,7 +339,7 @@ def test_a_training_that_ends_with_figures_that_are_not_finite_is_diverged(outpu
 def test_one_failed_job_leaves_the_sweep_failed_and_the_others_finished(outputs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     ended = run_command(
-        cli.train, "-m", *TINY, "training.products=bfloat16", "model=hopfield,rbm", f"hydra.sweep.dir={folder}",
+        cli.train, "-m", *PLAIN, "training.products=bfloat16", "model=hopfield,rbm", f"hydra.sweep.dir={folder}",
         output_root=outputs,
     )  # fmt: skip
     assert ended.code == 1
@@ -359,7 +359,7 @@ def test_one_failed_job_leaves_the_sweep_failed_and_the_others_finished(outputs:
 
 def test_a_sweep_that_cannot_start_is_one_message(outputs: Path, tmp_path: Path) -> None:
     ended = run_command(
-        cli.train, "-m", *TINY, "model=rbm", "tracking.uri=http://127.0.0.1:9", f"hydra.sweep.dir={tmp_path}",
+        cli.train, "-m", *PLAIN, "model=rbm", "tracking.uri=http://127.0.0.1:9", f"hydra.sweep.dir={tmp_path}",
         output_root=outputs,
     )  # fmt: skip
     assert ended.code == 1
@@ -371,7 +371,7 @@ def test_a_sweep_that_cannot_start_is_one_message(outputs: Path, tmp_path: Path)
 
 
 def test_the_store_says_what_the_run_was_made_with(finished: Callable[[str], Run], outputs: Path) -> None:
-    record = record_of(outputs, finished("rbm")[1])
+    record = record_of(outputs, finished("cd")[1])
     assert {"hardware.cpu", "hardware.cores", "version.torch", "model", "data"} <= set(record.tags)
     assert record.params["seed"] == "137"
     assert 0 < record.metrics["system/system_memory_usage_percentage"] <= 100
@@ -401,7 +401,7 @@ def test_wrong_tracking_is_told_before_the_training(override: str, message: str,
     assert not (tmp_path / "run").exists()
 
 
-def test_without_system_metrics_and_model_there_are_none(outputs: Path, tmp_path: Path) -> None:
-    trained("rbm", outputs, tmp_path, "tracking.system_metrics=false", "tracking.log_model=false")
-    assert not [name for name in record_of(outputs, tmp_path).metrics if name.startswith("system/")]
-    assert not (tmp_path / "mlflow_model").exists()
+def test_without_system_metrics_and_model_there_are_none(finished: Callable[[str], Run], outputs: Path) -> None:
+    folder = finished("rbm")[1]
+    assert not [name for name in record_of(outputs, folder).metrics if name.startswith("system/")]
+    assert not (folder / "mlflow_model").exists()

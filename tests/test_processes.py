@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from commands import TINY, composed
+from commands import PLAIN, composed
 from kills import assert_identical, kill_self, left_by, patched, run_count
 from test_training import monitored, recipe, small_machine, stripes
 from torch import Tensor
@@ -146,9 +146,7 @@ def test_a_share_is_every_nth_row_and_none_is_empty(monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------------------------------------- runs
 
 STEP = "ebm_pipeline.training.module.BoltzmannTraining.update"
-SETTINGS = (
-    *TINY, "model=rbm", "trainer=ddp", "trainer.accelerator=cpu", "tracking.log_model=false", "tracking.system_metrics=false",
-)  # fmt: skip
+SETTINGS = (*PLAIN, "model=rbm", "trainer=ddp", "trainer.accelerator=cpu")
 BATCHES = 6
 
 

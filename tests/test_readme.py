@@ -21,7 +21,8 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
 TRAININGS = [words[1:] for words in COMMANDS if words[0].endswith("ebm-train")]
 SHRUNK = [
-    "data=bars_and_stripes", "data.passes_per_epoch=1", "training.epochs=1", "threads=1", "evaluation.fantasy_sweeps=5"
+    "data=bars_and_stripes", "data.passes_per_epoch=1", "training.epochs=1", "threads=1", "evaluation.fantasy_sweeps=5",
+    "tracking.log_model=false", "tracking.system_metrics=false",
 ]  # fmt: skip
 
 

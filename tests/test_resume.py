@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import TINY, composed, run_command
+from commands import PLAIN, composed, run_command
 from kills import assert_identical, kill_self, killed, left_by, patched, run_count
 from torch import Tensor
 
@@ -29,11 +29,6 @@ from ebm_pipeline.training.module import BoltzmannTraining
 STEP = "ebm_pipeline.training.module.BoltzmannTraining.update"
 SAVE = "ebm_pipeline.training.checkpoints.WholeCheckpoints.save_checkpoint"
 BATCHES, EPOCHS = 6, 3
-PLAIN = (
-    *TINY,
-    "tracking.log_model=false",
-    "tracking.system_metrics=false",
-)  # which start anew and are compared nowhere
 SETTINGS = {
     "rbm": (
         *PLAIN,
@@ -55,22 +50,22 @@ MOMENTS = [
     ),  # a checkpoint is written, but not in its place; the epoch's figures and pictures are in the store
     ("dbm", STEP, PHASE + BATCHES + 3),  # in pretraining, the second RBM, in the middle of an epoch
 ]
+# Updates: of the first epoch, which has no checkpoint before it, the first and last of one, in the middle of one.
 MORE_MOMENTS = [
-    *[("rbm", STEP, step) for step in range(1, BATCHES * EPOCHS + 1, 2)],
-    *[("rbm", "os.fsync", number) for number in range(3, 9)],
-    *[("rbm", SAVE, number) for number in range(1, EPOCHS + 1)],
+    *[("rbm", STEP, step) for step in (1, 4, BATCHES, BATCHES + 1, 2 * BATCHES + 3, BATCHES * EPOCHS)],
+    *[("rbm", "os.fsync", number) for number in (3, 4, 5, 7, 8)],
+    *[("rbm", SAVE, number) for number in (1, EPOCHS)],
     *[
         ("rbm", f"ebm_pipeline.{name}", 1)
         for name in ("pipeline.save_model", "phases.write_arrays", "pipeline.write_history", "pipeline.report")
     ],
     *[("rbm", f"ebm_pipeline.tracking.Tracker.{name}", 3) for name in ("log_metrics", "log_image")],
     ("rbm", "ebm_pipeline.tracking.Tracker.finish", 1),
-    *[("dbm", STEP, step) for step in range(1, 2 * PHASE + BATCHES * EPOCHS + 1, 4)],
-    *[
-        ("ddp", STEP, step) for step in (1, BATCHES + 3, 2 * BATCHES + 3)
-    ],  # in the first process: the other ends with it
+    *[("dbm", STEP, step) for step in (3, PHASE, PHASE + 1)],
+    *[("dbm", STEP, 2 * PHASE + step) for step in (1, BATCHES + 3, BATCHES * EPOCHS)],
     ("dbm", "ebm_pipeline.training.pretraining.compose", 1),
     *[("dbm", f"ebm_pipeline.{name}.save_model", 1) for name in ("phases", "pipeline")],
+    *[("ddp", STEP, step) for step in (BATCHES + 3, 2 * BATCHES + 3)],  # in the first process: the other ends with it
 ]
 
 

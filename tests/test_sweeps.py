@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from commands import TINY, Outcome, composed, run_command
+from commands import PLAIN, Outcome, composed, run_command
 from kills import kill_self, patched
 from mlflow.tracking import MlflowClient
 
@@ -26,7 +26,7 @@ from ebm_pipeline.errors import UserError
 from ebm_pipeline.interruption import ending_with_parent
 from ebm_pipeline.tracking import RunRecord, Tracker
 
-FAST = (*TINY, "model=rbm", "tracking.system_metrics=false", "tracking.log_model=false", "training.epochs=1")
+FAST = (*PLAIN, "model=rbm", "training.epochs=1")
 STEP = "ebm_pipeline.training.module.BoltzmannTraining.update"
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from commands import TINY, composed, run_command
+from commands import PLAIN, composed, run_command
 from helpers import assert_mean_close, joint_probabilities, random_machine
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -163,7 +163,7 @@ def test_answers_hold_what_they_say() -> None:
 
 def test_the_command_asks_a_run_and_a_file(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    train(composed(*TINY, output_root=tmp_path), folder)
+    train(composed(*PLAIN, output_root=tmp_path), folder)
     for reference, task in ((folder, "inpainting"), (folder / "model.h5", "features")):
         done = run_command(cli.sample, f"run={reference}", f"task={task}", "count=12", output_root=tmp_path)
         assert done.code == 0, done.err
@@ -180,7 +180,7 @@ def test_the_command_asks_a_run_and_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["inpainting", "denoising"])
 def test_mixed_pixels_are_not_changed_one_by_one(task: str, tmp_path: Path) -> None:
-    config = OmegaConf.to_yaml(composed(*TINY, "data/transform=decorrelate", output_root=tmp_path), resolve=True)
+    config = OmegaConf.to_yaml(composed(*PLAIN, "data/transform=decorrelate", output_root=tmp_path), resolve=True)
     model = saved(16, 4)
     path = tmp_path / "model.h5"
     save_model(path, SavedModel(model.machine, model.data_mean, (4, 4), config))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import TINY, composed
+from commands import PLAIN, composed
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
@@ -30,7 +30,7 @@ from ebm_pipeline.journal import Journal
 from ebm_pipeline.tracking import Tracker
 from ebm_pipeline.training.module import BoltzmannTraining
 
-BATCHES = 6  # of an epoch of TINY
+BATCHES = 6  # of an epoch of PLAIN
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +122,9 @@ def test_processes_that_open_a_fresh_store_together_do_not_crash(tmp_path: Path)
         "from pathlib import Path; from ebm_pipeline import tracking; "
         f"print(tracking.prepare_store({uri!r}, Path({str(tmp_path)!r}), 'test'))"
     )
-    workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = {worker.communicate(timeout=120)[0].strip() for worker in workers}
-    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert [worker.returncode for worker in workers] == [0, 0]
     assert len(answers) == 1
 
 
@@ -244,8 +244,7 @@ def test_a_training_whose_server_dies_has_everything_afterwards(
 
         monkeypatch.setattr(Tracker, "_write", timed_write)
         monkeypatch.setattr(BoltzmannTraining, "update", counted_update)
-        plain = ("tracking.log_model=false", "tracking.system_metrics=false", "evaluation.every_epochs=3")
-        words = (*TINY, *plain, f"training.epochs={epochs}", f"tracking.uri={server.uri}")
+        words = (*PLAIN, "evaluation.every_epochs=3", f"training.epochs={epochs}", f"tracking.uri={server.uri}")
         pipeline.train(composed(*words, output_root=tmp_path / "outputs"), folder)
         assert not (folder / "unsent").exists()
     assert sum(stalls) < 10
