@@ -194,13 +194,14 @@ def test_the_pictures_arrays_are_images_and_say_how_they_were_drawn(run: Run) ->
         assert 0 < (arrays["noisy"] != arrays["data"]).mean() < 0.4
 
 
-def test_the_saved_model_is_the_one_in_the_checkpoint(run: Run) -> None:
+def test_the_saved_models_are_those_in_the_checkpoint(run: Run) -> None:
     _, folder, _ = run
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    saved = load_model(folder / "model.h5")
-    for name, tensor in saved.machine.named_tensors().items():
-        (held,) = [value for key, value in checkpoint["state_dict"].items() if key == f"tensors.{name}"]
-        torch.testing.assert_close(tensor, held, rtol=0, atol=0)
+    for file, prefix in (("model.h5", "averaged.module"), ("model_last.h5", "tensors")):
+        saved = load_model(folder / file)
+        for name, tensor in saved.machine.named_tensors().items():
+            (held,) = [value for key, value in checkpoint["state_dict"].items() if key == f"{prefix}.{name}"]
+            torch.testing.assert_close(tensor, held, rtol=0, atol=0)
     assert saved.image_shape == (4, 4)
     assert checkpoint["global_step"] == 12
 
@@ -243,27 +244,31 @@ def test_a_finished_run_is_evaluated_from_its_own_files(run: Run, outputs: Path,
     assert metrics["validation/independent_log_likelihood"] == pytest.approx(figures["independent_log_likelihood"])
 
 
-def test_averaged_weights_stand_beside_the_last(finished: Callable[[str], Run], outputs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+def test_the_model_is_the_average_and_the_last_weights_stand_beside_it(outputs: Path, tmp_path: Path) -> None:
+    folder, without = tmp_path / "run", tmp_path / "without"
     last = trained("rbm", outputs, folder, "training.averaging=0.5")
-    files = [weights_of(folder / name) for name in ("model.h5", tracking.AVERAGED_FILE)]
-    plain = weights_of(finished("rbm")[1] / "model.h5")
+    figures = trained("rbm", outputs, without, "training.averaging=null")
+    files = [weights_of(folder / name) for name in (tracking.LAST_FILE, "model.h5")]
+    plain = weights_of(without / "model.h5")
     for name, array in plain.items():
         np.testing.assert_array_equal(files[0][name], array, err_msg=name)
     assert not np.array_equal(files[1]["weights/0"], plain["weights/0"])
     record = record_of(outputs, folder)
-    assert 0 < record.metrics["averaged/reconstruction_error"] != record.metrics["reconstruction_error"]
-    overrides = (f"run={folder}", "part=validation", "weights=averaged", "seed=137", "threads=1")
-    config = composed(*overrides, name="evaluate", output_root=outputs)
-    config.likelihood = config.diagnostics = None
-    figures = assessment.evaluate(config, config.run, tmp_path / "evaluation")
-    assert figures["denoising_error"] == pytest.approx(last["averaged/denoising_error"], rel=1e-4)
+    errors = {}
+    for weights in ("result", "last"):
+        overrides = (f"run={folder}", "part=validation", f"weights={weights}", "seed=137", "threads=1")
+        config = composed(*overrides, name="evaluate", output_root=outputs)
+        config.likelihood = config.diagnostics = None
+        errors[weights] = assessment.evaluate(config, config.run, tmp_path / "evaluation")["denoising_error"]
+    assert errors["result"] == pytest.approx(last["denoising_error"], rel=1e-6)
+    assert errors["last"] == pytest.approx(figures["denoising_error"], rel=1e-6)
+    assert errors["last"] != pytest.approx(errors["result"], rel=1e-5)
     after = record_of(outputs, folder)
-    assert after.metrics["averaged/validation/denoising_error"] == pytest.approx(figures["denoising_error"])
+    assert after.metrics["last/validation/denoising_error"] == pytest.approx(errors["last"])
     assert after.tags["verdict"] == record.tags["verdict"]
     for reference, weights, message in (
-        (finished("rbm")[1], "averaged", r"no averaged weights: train with training\.averaging"),
-        (folder, "mean", "weights must be one of last, averaged; got 'mean'"),
+        (without, "last", r"without training\.averaging: its model\.h5 has the last weights"),
+        (folder, "mean", "weights must be one of result, last; got 'mean'"),
     ):
         config = composed(f"run={reference}", f"weights={weights}", name="evaluate", output_root=outputs)
         with pytest.raises(UserError, match=message):

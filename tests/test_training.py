@@ -27,7 +27,17 @@ from ebm_pipeline.machine import EVEN, BoltzmannMachine, assemble
 from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 from ebm_pipeline.objectives.contrast import contrast_exact
 from ebm_pipeline.samplers import Gibbs
-from ebm_pipeline.training import L1, L2, AdaptiveL1, Penalty, Pretraining, SparsityTarget, power_law
+from ebm_pipeline.training import (
+    L1,
+    L2,
+    AdaptiveL1,
+    FixedColumnNorm,
+    Penalty,
+    Pretraining,
+    ProximalL1,
+    SparsityTarget,
+    power_law,
+)
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.blocks import Blocks
 from ebm_pipeline.training.centring import centre
@@ -161,30 +171,39 @@ def test_fixed_parameters_do_not_move() -> None:
     assert not torch.equal(trained["weights/0"], machine.weights[0])
 
 
-def test_the_average_is_the_mean_over_the_updates_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_average_is_the_mean_over_the_last_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     images, step = stripes(100), BoltzmannTraining.update
-    seen: list[tuple[int, Tensor]] = []
+    seen: list[Tensor] = []
 
     def watched(module: BoltzmannTraining, batch: Tensor) -> None:
         step(module, batch)
-        seen.append((module.current_epoch, module.machine.weights[0].double()))
+        seen.append(module.machine.weights[0].double())
 
     monkeypatch.setattr(BoltzmannTraining, "update", watched)
     modules = [
         BoltzmannTraining(small_machine(6, 4), recipe(average_from=start), images.mean(0), monitored(stripes()))
-        for start in (None, 1)
+        for start in (None, 13)
     ]
     for module in modules:
-        assert module.averaged_machine is None
+        assert torch.equal(module.result.weights[0], module.machine.weights[0])
         fit(module, images)
     plain, averaging = modules
-    assert plain.averaged_machine is None
-    assert averaging.averaged_machine is not None
+    assert torch.equal(plain.result.weights[0], plain.machine.weights[0])
     assert torch.equal(averaging.machine.weights[0], plain.machine.weights[0])
-    late = torch.stack([weights for epoch, weights in seen[len(seen) // 2 :] if epoch >= 1])
-    assert len(late) == 10
-    torch.testing.assert_close(averaging.averaged_machine.weights[0].double(), late.mean(0), rtol=1e-5, atol=1e-7)
-    assert not torch.equal(averaging.averaged_machine.weights[0], averaging.machine.weights[0])
+    late = torch.stack(seen[len(seen) // 2 + 13 :])
+    torch.testing.assert_close(averaging.result.weights[0].double(), late.mean(0), rtol=1e-5, atol=1e-7)
+    assert not torch.equal(averaging.result.weights[0], averaging.machine.weights[0])
+
+
+def test_constraints_hold_for_the_average_too() -> None:
+    images = stripes(100)
+    own = recipe(average_from=0, constraints=(FixedColumnNorm(["weights/0"], 2.0), ProximalL1(["weights/0"], 1.0)))
+    module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(stripes()))
+    fit(module, images)
+    assert module.averaged is not None
+    mean = dict(module.averaged.module.named_parameters())["weights/0"].detach()
+    assert float(mean.norm(dim=0).max()) < 1.999
+    torch.testing.assert_close(module.result.weights[0], 2 * mean / mean.norm(dim=0))
 
 
 def test_the_step_is_gradient_plus_penalty(generator: torch.Generator) -> None:

@@ -46,8 +46,8 @@ from ebm_pipeline.visible import VisibleUnits
 log = logging.getLogger(__name__)
 
 MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is computed on
-LAST = "last"
-WEIGHTS = {LAST: tracking.MODEL_FILE, "averaged": tracking.AVERAGED_FILE}
+RESULT = "result"
+WEIGHTS = {RESULT: tracking.MODEL_FILE, "last": tracking.LAST_FILE}
 TEMPERATURE_BYTES = 64  # in the schedules and paths of the runs
 MOST_LAYERS = 20  # whose weights a report looks for
 DIAGNOSIS_PICTURES = ("chains_by_sweeps", "approach", "samples_against_data", "moments", "energy_traces")
@@ -211,9 +211,9 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     chosen = MonitoredImages(images, data.images("train", len(images)), noisy, data.visible.classes)
     monitored = monitor(saved.machine, chosen, mean_field, config.seed)
     found = assess(settings, saved, data, config.part, monitored, mean_field, config.seed)
-    last = config.weights == LAST
+    result = config.weights == RESULT
     about = f"{config.part} part of {data.name} ({len(images)} images, transform {data.quantity})"
-    if not last:
+    if not result:
         about = f"{config.weights} weights, {about}"
     lines = [f"{record.name}, {about}"]
     lines += [f"  {name.replace('_', ' ')} {value:.5g}" for name, value in monitored.items()]
@@ -225,24 +225,24 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     (folder / "evaluation.json").write_text(json.dumps({**described, **figures}, indent=1))
     uri = tracking.run_of(record.output_dir)["tracking_uri"]
     tracker = Tracker(uri, record.run_id, "", record.output_dir)
-    prefix, suffix = ("", "") if last else (f"{config.weights}/", f"_{config.weights}")
+    prefix, suffix = ("", "") if result else (f"{config.weights}/", f"_{config.weights}")
     named = {name if "/" in name else f"{config.part}/{name}": value for name, value in figures.items()}
     tracker.log_metrics({prefix + name: value for name, value in named.items()}, 0)
     tracker.log_text("\n".join(lines), f"evaluation_{config.part}{suffix}.txt")
-    if last:  # verdict, pictures and report of a run are those of its last weights
+    if result:  # verdict, pictures and report of a run are those of its model.h5
         record_assessment(found, record.name, data.image_shape, folder, tracker)
         write_report(found, figures, record.name, f"{about}; run {record.run_id}", record.output_dir, folder, tracker)
     return figures
 
 
 def weights_file(folder: Path, weights: str) -> Path:
-    """The file of a run's last or averaged weights."""
+    """The file of the model that a run made, or of the weights of its last update."""
     if weights not in WEIGHTS:
         raise UserError(f"weights must be one of {', '.join(WEIGHTS)}; got {weights!r}")
     path = folder / WEIGHTS[weights]
-    if weights != LAST and not path.is_file():
+    if weights != RESULT and not path.is_file():
         raise UserError(
-            f"the run in {folder} has no {weights} weights: train with training.averaging=0.25, or the like"
+            f"the run in {folder} was trained without training.averaging: its model.h5 has the last weights"
         )
     return path
 

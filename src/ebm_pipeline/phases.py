@@ -54,7 +54,7 @@ class Phases:
     def pretrain(self, pretraining: Pretraining, machine: BoltzmannMachine) -> BoltzmannMachine:
         """Layerwise pretraining with a Lightning trainer per RBM; the composed machine."""
         plan = self.plan
-        recipe = build_recipe(self.config, pretraining.epochs, 1.0, plan.model)
+        recipe = build_recipe(self.config, plan.model, pretraining.epochs, len(plan.data.train_batches()))
 
         def fit(module: BoltzmannTraining, index: int) -> BoltzmannMachine:
             return self.fit(module, pretraining.epochs, f"pretraining_{index + 1}")
@@ -80,7 +80,7 @@ class Phases:
             )
         loader = Blocks(self.plan.data.train_batches(trainer.strategy.root_device))
         trainer.fit(module, train_dataloaders=loader, val_dataloaders=[torch.zeros(1)], ckpt_path=start)
-        return module.machine.map(Tensor.cpu)
+        return module.result.map(Tensor.cpu)
 
     def watching(self, module: BoltzmannTraining, phase: str, fresh: bool) -> list[pl.Callback]:
         """What else is done on the way; fresh: the phase starts now."""
@@ -126,7 +126,7 @@ class Training(Phases):
         self.tracker.log_file(path)
 
     def _draw_epoch(self, module: BoltzmannTraining, epochs: int, step: int) -> None:
-        self.draw(module.machine.map(Tensor.cpu), step, f"{epochs:04d}")
+        self.draw(module.result.map(Tensor.cpu), step, f"{epochs:04d}")
 
     def draw(self, machine: BoltzmannMachine, step: int, label: str) -> None:
         """All pictures of the machine, to MLflow's image series and to the run's folder."""

@@ -22,7 +22,6 @@ from ebm_pipeline.comparison import COMPARED, shown
 from ebm_pipeline.configuration import check_keys, open_experiment
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.errors import DivergedError, UserError
-from ebm_pipeline.evaluation.metrics import monitor
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.files import remove_partial, whole_file, write_text
 from ebm_pipeline.machine import BoltzmannMachine
@@ -67,7 +66,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
             work = Training(config, plan, folder, text, tracker)
             log_settings(work)
             machine, module = run_phases(work)
-            keep_model(work, machine)
+            keep_model(work, machine, module)
             return finish(work, machine, module)
 
 
@@ -117,12 +116,19 @@ def run_phases(work: Training) -> tuple[BoltzmannMachine, BoltzmannTraining]:
         raise
 
 
-def keep_model(work: Training, machine: BoltzmannMachine) -> None:
-    """The trained machine: model.h5, checkpoints, the MLflow model and its registration, the final pictures."""
+def keep_model(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining) -> None:
+    """The trained machine: model.h5, checkpoints, the MLflow model and its registration, the final pictures.
+
+    Where model.h5 has averaged parameters the last ones are beside it.
+    """
     config, tracker, folder = work.config, work.tracker, work.folder
     path = folder / tracking.MODEL_FILE
     save_model(path, work.saved(machine))
     tracker.log_file(path)
+    if module.averaged is not None:
+        last = folder / tracking.LAST_FILE
+        save_model(last, work.saved(module.machine.map(Tensor.cpu)))
+        tracker.log_file(last)
     for checkpoint in sorted((folder / "checkpoints").glob("*.ckpt")):
         tracker.log_file(checkpoint, "checkpoints")
     if config.tracking.log_model:
@@ -147,7 +153,7 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
         "training_seconds": sum(phase.seconds for phase in work.records),
     }
     tracker.log_metrics(totals, work.steps)
-    last |= totals | keep_averaged(work, module)
+    last |= totals
     write_history(folder / "metrics.csv", record)
     chosen_by = str(config.metric).startswith(VALIDATION)
     part = "test" if plan.data.test and config.likelihood is not None and not chosen_by else "validation"
@@ -160,22 +166,6 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
     log.info("\n".join(f"{name}: {line}" for line in str(found).splitlines()))
     report(name, last, record, folder)
     return last
-
-
-def keep_averaged(work: Training, module: BoltzmannTraining) -> dict[str, float]:
-    """The averaged weights, if there are any, as a file beside that of the last; their monitored figures."""
-    averaged = module.averaged_machine
-    if averaged is None:
-        return {}
-    machine = averaged.map(Tensor.cpu)
-    path = work.folder / tracking.AVERAGED_FILE
-    save_model(path, work.saved(machine))
-    work.tracker.log_file(path)
-    found = monitor(machine, work.plan.monitored, module.recipe.mean_field, module.recipe.seed)
-    log.info(f"{work.plan.model.name}, averaged weights: {in_words(found)}")
-    figures = {f"averaged/{name}": value for name, value in found.items()}
-    work.tracker.log_metrics(figures, work.steps)
-    return figures
 
 
 def metric_of(config: DictConfig, figures: Mapping[str, float]) -> float | None:
@@ -222,10 +212,6 @@ def write_history(path: Path, record: Record) -> None:
 def report(name: str, last: Mapping[str, float], record: Record, folder: Path) -> None:
     """What the person at the terminal reads at the end of a run."""
     training, validation = sum(record.training_seconds), sum(record.validation_seconds)
-    log.info(f"{name}: {in_words(last)}")
+    figures = "  ".join(f"{label} {shown(key, last)}" for key, label in COMPARED.items() if key in last)
+    log.info(f"{name}: {figures}")
     log.info(f"{name}: {training:.1f} s in training batches, {validation:.1f} s in validation and pictures; {folder}")
-
-
-def in_words(figures: Mapping[str, float]) -> str:
-    """Those of the figures that runs are compared by, as one line."""
-    return "  ".join(f"{label} {shown(key, figures)}" for key, label in COMPARED.items() if key in figures)

@@ -82,9 +82,8 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     model: Model = build(config.model, "model", Model)
     pictures: Pictures = build(config.evaluation, "evaluation", Pictures)
     settings = Settings.of(config)
-    recipe = build_recipe(
-        config, config.training.epochs, model.pretraining.joint_learning_rate if model.pretraining else 1.0, model
-    )
+    factor = model.pretraining.joint_learning_rate if model.pretraining else 1.0
+    recipe = build_recipe(config, model, config.training.epochs, len(data.train_batches()), factor)
     data_mean = data.train_mean().float()
     generator = torch.Generator().manual_seed(config.seed)
     weights = build(config.initialization, "initialization", Callable)
@@ -101,8 +100,10 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     return Plan(data, model, pictures, settings, recipe, data_mean, initial, monitored, count, plain(config))
 
 
-def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, model: Model) -> Recipe:
-    """How `epochs` epochs are trained: schedules end with them."""
+def build_recipe(
+    config: DictConfig, model: Model, epochs: int, batches: int, learning_rate_factor: float = 1.0
+) -> Recipe:
+    """How `epochs` epochs of `batches` updates are trained: schedules end with them."""
     if "lr" not in config.optimizer:
         raise UserError("the option optimizer.lr is missing: give the learning rate, optimizer.lr=0.05")
     check_number("optimizer.lr", config.optimizer.lr)
@@ -117,7 +118,7 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
         chains=config.training.chains,
         products=config.training.products,
         centring=config.training.centring,
-        average_from=average_from(config.training.averaging, epochs),
+        average_from=average_from(config.training.averaging, epochs * batches),
         variance_rate=config.training.variance_rate,
         seed=config.seed,
         penalties=tuple(model.penalties),
@@ -128,12 +129,12 @@ def build_recipe(config: DictConfig, epochs: int, learning_rate_factor: float, m
     return recipe
 
 
-def average_from(share: float | None, epochs: int) -> int | None:
-    """The first epoch of the last `share` of the epochs, at least one, whose weights are averaged."""
+def average_from(share: float | None, updates: int) -> int | None:
+    """How many of the updates stand before the last `share` of them, at least one, whose parameters are averaged."""
     if share is None:
         return None
     check_number("training.averaging, if not null,", share, 0, 1, open_low=True)
-    return epochs - max(1, round(share * epochs))
+    return updates - max(1, round(share * updates))
 
 
 def rehearse(recipe: Recipe) -> None:

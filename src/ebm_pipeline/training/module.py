@@ -48,7 +48,9 @@ class Recipe:
     chains: int = 100  # of all processes together
     products: str = "float32"  # type of the matrix products; parameters and sums stay float32
     centring: float | None = None  # rate of the offsets' running means; None trains without centring
-    average_from: int | None = None  # first epoch whose weights, after each update, are averaged; None: no averaging
+    average_from: int | None = (
+        None  # updates after which the parameters of all further ones are averaged; None: no average
+    )
     variance_rate: float = 1.0  # learning rate of the logarithms of learned variances, times the optimizer's
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
@@ -149,13 +151,18 @@ class BoltzmannTraining(pl.LightningModule):
         return self.template.with_tensors({name: tensor.detach() for name, tensor in self.named.items()})
 
     @property
-    def averaged_machine(self) -> BoltzmannMachine | None:
-        """The machine of the averaged weights (`Recipe.average_from`), or None without an average."""
+    def result(self) -> BoltzmannMachine:
+        """What training has made so far: the machine of the averaged parameters once there are any, else that of the last ones.
+
+        Constraints hold for it too; a proximal step, which is none, adds nothing.
+        """
         if self.averaged is None or not self.averaged.n_averaged:
-            return None
-        return self.template.with_tensors(
-            {name: value.detach() for name, value in self.averaged.module.named_parameters()}
-        )
+            return self.machine
+        tensors = {name: value.detach().clone() for name, value in self.averaged.module.named_parameters()}
+        for constraint in self.recipe.constraints:
+            for name in constraint.parameters:
+                constraint.apply(tensors[name], 0.0)
+        return self.template.with_tensors(tensors)
 
     @property
     def chains(self) -> States | None:
@@ -225,7 +232,7 @@ class BoltzmannTraining(pl.LightningModule):
             self.named[name].clamp_(min=self.named[f"{name}_floor"])
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
             setattr(self, name, chain)
-        if self.averaged is not None and self.current_epoch >= (self.recipe.average_from or 0):
+        if self.averaged is not None and self.global_step > (self.recipe.average_from or 0):
             self.averaged.update_parameters(self.tensors)
 
     def on_train_epoch_end(self) -> None:
@@ -236,10 +243,10 @@ class BoltzmannTraining(pl.LightningModule):
     # ---------------------------------------------------------------- validation
 
     def figures(self) -> dict[str, float]:
-        """The monitored figures of the machine as it is now."""
+        """The monitored figures of what training has made so far."""
         if self.arrangement is Arrangement.PLAIN:
-            return monitor(self.machine, self.monitored, self.recipe.mean_field, self.recipe.seed)
-        expanded = self.arrangement.expand(self.machine)
+            return monitor(self.result, self.monitored, self.recipe.mean_field, self.recipe.seed)
+        expanded = self.arrangement.expand(self.result)
         return monitor_clamped(expanded, self.arrangement.clamp(expanded.depth, self.monitored.validation))
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
