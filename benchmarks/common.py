@@ -17,8 +17,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ebm_pipeline.assessment import measure_likelihood
 from ebm_pipeline.cli import config_folder
-from ebm_pipeline.configuration import build_data
+from ebm_pipeline.configuration import build, build_data
+from ebm_pipeline.evaluation.card import LikelihoodCard
 from ebm_pipeline.evaluation.likelihood import LogLikelihood, log_likelihood
 from ebm_pipeline.inference import MeanField
 from ebm_pipeline.storage import load_model
@@ -75,6 +77,19 @@ def ais(model: Path, part: str, temperatures: int, chains: int = 100) -> LogLike
     images: Tensor = build_data(config).images(part)
     mean_field = MeanField(config.mean_field.tolerance, config.mean_field.max_steps)
     return log_likelihood(saved.machine, saved.data_mean, images, mean_field, temperatures, chains, SEED)
+
+
+def card(model: Path, temperatures: int, chains: int, seed: int = SEED) -> LikelihoodCard:
+    """The likelihood card of a saved model on the test part of the data of its own configuration."""
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        config = compose("evaluate", [f"likelihood.chains={chains}", f"likelihood.temperatures={temperatures}"])
+    saved = load_model(model)
+    own = OmegaConf.create(saved.config)
+    assert isinstance(own, DictConfig)
+    data = build_data(own)
+    mean_field = MeanField(own.mean_field.tolerance, own.mean_field.max_steps)
+    parts = {"test": data.images("test")}
+    return measure_likelihood(build(config.likelihood, "likelihood"), saved, data, parts, mean_field, seed)
 
 
 def median_seconds(function: Callable[[], object], calls: int = 100, repeats: int = 9) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ebm_pipeline.errors import check_number
+from ebm_pipeline.errors import check_number, check_whole
 from ebm_pipeline.files import read_truth_values
 
 
@@ -23,11 +23,16 @@ class Constraint:
     name: ClassVar[str]
     parameters: Sequence[str]
 
+    @property
+    def every(self) -> int:
+        """How many updates it follows; at the end of an epoch fewer."""
+        return 1
+
     def check(self, name: str, parameter: Tensor) -> None:
         """Raise UserError where the constraint does not fit the parameter of this name."""
 
     def apply(self, parameter: Tensor, step: float | Tensor) -> None:
-        """Change `parameter` in place; `step`: what multiplied its gradient in the optimizer's step (`step_size`)."""
+        """Change `parameter` in place; `step`: what multiplied its gradient since the last time (`step_size` for each update)."""
         raise NotImplementedError
 
 
@@ -52,13 +57,19 @@ class ProximalL1(Constraint):
     Weights become exactly 0, which a subgradient never makes them. `step` is the optimizer's own for each weight: with Adam
     the step is proximal in the metric of its preconditioner (Yun, Lozano & Yang 2021), so that the weights at rest are
     those where the gradient is within the strength, whatever the optimizer.
+
+    One step of the proximal kind for `every` updates, as long as all of theirs (truncated gradient; Langford, Li & Zhang 2009):
+    a gradient from a batch is mostly noise, which carries nearly every weight over the threshold of a single update, while
+    over n updates the noise adds up to sqrt(n) times its size and the threshold to n times.
     """
 
     name: ClassVar[str] = "proximal L1"
     strength: float
+    every: int = 1
 
     def __post_init__(self) -> None:
         check_number("strength of a penalty", self.strength)
+        check_whole("every (updates to a proximal step)", self.every, 1)
 
     def apply(self, parameter: Tensor, step: float | Tensor) -> None:
         threshold = torch.as_tensor(step * self.strength, dtype=parameter.dtype, device=parameter.device)
