@@ -69,9 +69,9 @@ def test_whatever_the_optimizer_the_proximal_step_ends_at_the_least_cost(
     assert bool((weights[cost == 0] == 0).any())
 
 
-@pytest.mark.parametrize(("every", "applied"), [(1, [1] * 10), (4, [4, 1, 4, 1]), (100, [5, 5])])
-def test_a_proximal_step_stands_for_the_updates_since_the_last_one_and_none_is_due_after_an_epoch(
-    every: int, applied: list[int]
+@pytest.mark.parametrize(("once_an_epoch", "applied"), [(False, [1] * 10), (True, [5, 5])])
+def test_a_proximal_step_follows_each_update_or_stands_for_those_of_an_epoch(
+    once_an_epoch: bool, applied: list[int]
 ) -> None:
     images = stripes(100)  # five updates to an epoch
     steps: list[float] = []
@@ -81,7 +81,7 @@ def test_a_proximal_step_stands_for_the_updates_since_the_last_one_and_none_is_d
             steps.append(float(step) / 0.5)
 
     own = recipe(lr=0.5, scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0))
-    own = replace(own, constraints=(Watched(NAMES, 0.1, every),))
+    own = replace(own, constraints=(Watched(NAMES, 0.1, once_an_epoch),))
     module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(stripes()))
     fit(module, images, 2)
     assert steps == applied

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ebm_pipeline.errors import check_number, check_whole
+from ebm_pipeline.errors import check_number
 from ebm_pipeline.files import read_truth_values
 
 
@@ -24,15 +24,15 @@ class Constraint:
     parameters: Sequence[str]
 
     @property
-    def every(self) -> int:
-        """How many updates it follows; at the end of an epoch fewer."""
-        return 1
+    def once_an_epoch(self) -> bool:
+        """Whether it is applied after the last update of an epoch, for all of them, and not after each."""
+        return False
 
     def check(self, name: str, parameter: Tensor) -> None:
         """Raise UserError where the constraint does not fit the parameter of this name."""
 
     def apply(self, parameter: Tensor, step: float | Tensor) -> None:
-        """Change `parameter` in place; `step`: what multiplied its gradient since the last time (`step_size` for each update)."""
+        """Change `parameter` in place; `step`: what multiplied its gradients since the last time (see `step_size`)."""
         raise NotImplementedError
 
 
@@ -58,18 +58,17 @@ class ProximalL1(Constraint):
     the step is proximal in the metric of its preconditioner (Yun, Lozano & Yang 2021), so that the weights at rest are
     those where the gradient is within the strength, whatever the optimizer.
 
-    One step of the proximal kind for `every` updates, as long as all of theirs (truncated gradient; Langford, Li & Zhang 2009):
-    a gradient from a batch is mostly noise, which carries nearly every weight over the threshold of a single update, while
-    over n updates the noise adds up to sqrt(n) times its size and the threshold to n times.
+    The gradient of a batch is mostly noise, and carries nearly every weight over the threshold of a single update. Over the n
+    updates of an epoch the noise adds up to sqrt(n) times its size, the threshold to n times: `once_an_epoch` takes them
+    together (truncated gradient; Langford, Li & Zhang 2009), for the same pull on the weights and more that are 0.
     """
 
     name: ClassVar[str] = "proximal L1"
     strength: float
-    every: int = 1
+    once_an_epoch: bool = False
 
     def __post_init__(self) -> None:
         check_number("strength of a penalty", self.strength)
-        check_whole("every (updates to a proximal step)", self.every, 1)
 
     def apply(self, parameter: Tensor, step: float | Tensor) -> None:
         threshold = torch.as_tensor(step * self.strength, dtype=parameter.dtype, device=parameter.device)
