@@ -23,7 +23,7 @@ SEEDS = (SEED, SEED + 1, SEED + 2)
 WAYS = {"centred": "0.01", "plain": "null"}
 LEAST_ESS = 20  # of 100 chains: with fewer an estimate is not used, as on the card
 PILOT_TEMPERATURES = (5_000, 20_000)  # the second where the first gives no usable estimate
-CARD_CHAINS, CARD_TEMPERATURES = 200, 10_000
+CARD_CHAINS, CARD_TEMPERATURES, CARD_SWEEPS = 100, 20_000, 6_000
 
 
 def training(output: Path, way: str, rate: float, seed: int) -> Path:
@@ -66,7 +66,7 @@ def centring(output: Path) -> None:
     rows, middles = [], dict[str, list[float]]()
     for way, rate in best_rates(output).items():
         for seed in SEEDS:
-            found = card(training(output, way, rate, seed), CARD_TEMPERATURES, CARD_CHAINS, seed)
+            found = card(training(output, way, rate, seed), CARD_TEMPERATURES, CARD_CHAINS, CARD_SWEEPS, seed)
             test = found.intervals.get("test")
             if test is not None:
                 middles.setdefault(way, []).append((test.low + test.high) / 2)

@@ -79,10 +79,11 @@ def ais(model: Path, part: str, temperatures: int, chains: int = 100) -> LogLike
     return log_likelihood(saved.machine, saved.data_mean, images, mean_field, temperatures, chains, SEED)
 
 
-def card(model: Path, temperatures: int, chains: int, seed: int = SEED) -> LikelihoodCard:
+def card(model: Path, temperatures: int, chains: int, sweeps: int = 3000, seed: int = SEED) -> LikelihoodCard:
     """The likelihood card of a saved model on the test part of the data of its own configuration."""
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        config = compose("evaluate", [f"likelihood.chains={chains}", f"likelihood.temperatures={temperatures}"])
+        settings = {"temperatures": temperatures, "chains": chains, "sweeps": sweeps}
+        config = compose("evaluate", [f"likelihood.{name}={value}" for name, value in settings.items()])
     saved = load_model(model)
     own = OmegaConf.create(saved.config)
     assert isinstance(own, DictConfig)
