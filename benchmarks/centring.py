@@ -55,6 +55,8 @@ def best_rates(output: Path) -> dict[str, float]:
                     break
             rows.append([way, str(rate), f"{found.nats:.2f}", f"{ess:.0f} of 100", str(temperatures)])
             print(rows[-1], flush=True)
+        if not nats:
+            raise SystemExit(f"{way}: no rate has a usable estimate")
         best[way] = max(nats, key=nats.__getitem__)
     print(f"\nvalidation images, forward AIS, seed {SEED}\n")
     table(["learning", "rate", "nats per image (tends to be too high)", "effective sample size", "temperatures"], rows)
