@@ -17,9 +17,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ebm_pipeline.assessment import measure_likelihood
 from ebm_pipeline.cli import config_folder
-from ebm_pipeline.configuration import build_data
+from ebm_pipeline.configuration import build, build_data
 from ebm_pipeline.evaluation.ais import LogPartition, annealed_importance_sampling, even_steps
+from ebm_pipeline.evaluation.card import LikelihoodCard
 from ebm_pipeline.evaluation.enumeration import enumerable_parity, exact_log_partition
 from ebm_pipeline.evaluation.likelihood import unnormalized
 from ebm_pipeline.inference import MeanField
@@ -95,6 +97,20 @@ def ais(model: Path, part: str, temperatures: int, chains: int = 100) -> LogLike
     base, generator = machine.independent(saved.data_mean), torch.Generator().manual_seed(SEED)
     estimate = annealed_importance_sampling(machine, base, even_steps(temperatures), chains, generator)
     return LogLikelihood(unnormalized(machine, images, mean_field) - estimate.value, machine.depth > 2, estimate)
+
+
+def card(model: Path, temperatures: int, chains: int, sweeps: int = 3000, seed: int = SEED) -> LikelihoodCard:
+    """The likelihood card of a saved model on the test part of the data of its own configuration."""
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        settings = {"temperatures": temperatures, "chains": chains, "sweeps": sweeps}
+        config = compose("evaluate", [f"likelihood.{name}={value}" for name, value in settings.items()])
+    saved = load_model(model)
+    own = OmegaConf.create(saved.config)
+    assert isinstance(own, DictConfig)
+    data = build_data(own)
+    mean_field = MeanField(own.mean_field.tolerance, own.mean_field.max_steps)
+    parts = {"test": data.images("test")}
+    return measure_likelihood(build(config.likelihood, "likelihood"), saved, data, parts, mean_field, seed)
 
 
 def median_seconds(function: Callable[[], object], calls: int = 100, repeats: int = 9) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,10 +37,14 @@ def resume(output: Path) -> None:
         done = command("ebm-train", *words, f"hydra.run.dir={base}/alone/run", output=base)
         expected = left_by(base / "alone" / "run")
         draws = random.Random(SEED)
-        same, killed = 0, 0
-        for index in range(KILLS):
-            folder = base / f"killed_{index}" / "run"  # no neighbours: the one left alone has the same configuration
-            killed += start_and_kill(words, folder, base, draws.uniform(0, done.seconds))
+        same, killed, late = 0, 0, 0
+        while killed < KILLS:
+            folder = base / f"killed_{killed}" / "run"  # no neighbours: the one left alone has the same configuration
+            if not start_and_kill(words, folder, base, draws.uniform(0, done.seconds)):
+                late += 1  # this run was faster: it ended before its kill
+                shutil.rmtree(folder.parent)
+                continue
+            killed += 1
             run = tracking.read_run_file(folder)
             command("ebm-train", *words, f"hydra.run.dir={folder}", "resume=auto", output=base)
             differing = differences(expected, left_by(folder))
@@ -47,10 +52,11 @@ def resume(output: Path) -> None:
                 differing.append(RUN_FILE)
             same += not differing
             print(
-                f"{model} {index}: {'identical' if not differing else 'differs in ' + ', '.join(differing)}", flush=True
+                f"{model} {killed}: {'identical' if not differing else 'differs in ' + ', '.join(differing)}",
+                flush=True,
             )
-        rows.append([model, str(KILLS), str(killed), str(same)])
-    table(["model", "runs", "killed before their end", "identical"], rows)
+        rows.append([model, str(killed), str(same), str(late)])
+    table(["model", "killed", "identical", "not counted, as they ended before the kill"], rows)
 
 
 def start_and_kill(words: list[str], folder: Path, output: Path, seconds: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +67,46 @@ def test_whatever_the_optimizer_the_proximal_step_ends_at_the_least_cost(
     assert int((cost == 0).sum()) == 3
     torch.testing.assert_close(tail, cost, rtol=0, atol=0.05)
     assert bool((weights[cost == 0] == 0).any())
+
+
+def test_a_proximal_step_stands_for_the_updates_of_an_epoch_other_constraints_follow_each() -> None:
+    images = stripes(100)  # five updates to an epoch
+    steps: dict[str, list[float]] = {"proximal L1": [], "non-negative": []}
+
+    class WatchedL1(ProximalL1):
+        def apply(self, parameter: Tensor, step: float | Tensor) -> None:
+            steps[self.name].append(float(step) / 0.5)
+
+    class WatchedSign(NonNegative):
+        def apply(self, parameter: Tensor, step: float | Tensor) -> None:
+            steps[self.name].append(float(step) / 0.5)
+
+    own = recipe(lr=0.5, scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0))
+    own = replace(own, constraints=(WatchedL1(NAMES, 0.1), WatchedSign(NAMES)))
+    module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(stripes()))
+    fit(module, images, 2)
+    assert steps == {"proximal L1": [5, 5], "non-negative": [1] * 10}
+
+
+def test_fewer_proximal_steps_make_more_zeros_at_the_same_cost() -> None:
+    """The least cost of |w - a|^2 / 2 + strength |w| is 0 in half of the weights; gradients are far noisier than the strength."""
+    shares, costs = [], []
+    for every in (1, 50):
+        generator = torch.Generator().manual_seed(3)
+        centre = torch.cat((torch.linspace(-0.05, 0.05, 100), torch.linspace(1.0, 2.0, 100)))
+        weights = centre.clone()
+        optimizer = torch.optim.SGD([weights], lr=0.01)
+        for update in range(1, 2001):
+            weights.grad = weights - centre + torch.randn(200, generator=generator)
+            optimizer.step()
+            if update % every == 0:
+                ProximalL1(NAMES, 0.1).apply(weights, every * step_size(optimizer, weights))
+        shares.append(float((weights[:100] == 0).float().mean()))
+        costs.append(float(((weights - centre).square() / 2 + 0.1 * weights.abs()).mean()))
+        assert bool((weights[100:] != 0).all())
+    assert shares[0] < 0.2
+    assert shares[1] > 2 * shares[0]
+    assert costs[1] < costs[0] + 0.001
 
 
 def test_a_weight_whose_gradient_was_always_zero_is_zero_after_the_first_adaptive_step() -> None:

@@ -21,13 +21,14 @@ class Constraint:
     """Changes the named parameters (weights/0, weights/1, ...) in place."""
 
     name: ClassVar[str]
+    once_an_epoch: ClassVar[bool] = False  # applied after the last update of an epoch, for all of them, not after each
     parameters: Sequence[str]
 
     def check(self, name: str, parameter: Tensor) -> None:
         """Raise UserError where the constraint does not fit the parameter of this name."""
 
     def apply(self, parameter: Tensor, step: float | Tensor) -> None:
-        """Change `parameter` in place; `step`: what multiplied its gradient in the optimizer's step (`step_size`)."""
+        """Change `parameter` in place; `step`: what multiplied its gradients since the last time (see `step_size`)."""
         raise NotImplementedError
 
 
@@ -52,9 +53,14 @@ class ProximalL1(Constraint):
     Weights become exactly 0, which a subgradient never makes them. `step` is the optimizer's own for each weight: with Adam
     the step is proximal in the metric of its preconditioner (Yun, Lozano & Yang 2021), so that the weights at rest are
     those where the gradient is within the strength, whatever the optimizer.
+
+    The gradient of a batch is mostly noise, and carries nearly every weight over the threshold of a single update. Over the n
+    updates of an epoch the noise adds up to sqrt(n) times its size, the threshold to n times: so one step, after the last of
+    them, stands for all (truncated gradient; Langford, Li & Zhang 2009), for the same pull on the weights and more that are 0.
     """
 
     name: ClassVar[str] = "proximal L1"
+    once_an_epoch: ClassVar[bool] = True
     strength: float
 
     def __post_init__(self) -> None:

@@ -114,6 +114,7 @@ class BoltzmannTraining(pl.LightningModule):
         self.named = dict(self.tensors.items())  # looking up a ParameterDict costs more
         self.sums: dict[str, float] = {}  # of the objective's figures since the last validation
         self.summed = 0  # updates in the sums
+        self.updates = 0  # of this epoch
         self.averaged = None if recipe.average_from is None else AveragedModel(self.tensors)
         self.offset_names: list[str] = []
         if recipe.centring is not None:
@@ -186,6 +187,9 @@ class BoltzmannTraining(pl.LightningModule):
         """One update per batch (batch, units) of the block."""
         for batch in block:
             self.update(batch)
+        if self.trainer.is_last_batch:  # of the epoch: what is validated and saved has had all of its constraints
+            self.constrain(self.updates, once_an_epoch=True)
+            self.updates = 0
 
     def update(self, batch: Tensor) -> None:
         """One step of the optimizer, from images (batch, units): this process's share of a batch."""
@@ -223,17 +227,24 @@ class BoltzmannTraining(pl.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()
-        for constraint in self.recipe.constraints:
-            bare = self.optimizers(use_pl_optimizer=False)
-            assert isinstance(bare, Optimizer)
-            for name in constraint.parameters:
-                constraint.apply(self.named[name].data, step_size(bare, self.named[name]))
+        self.updates += 1
+        self.constrain(1, once_an_epoch=False)
         for name in self.variance_names:
             self.named[name].clamp_(min=self.named[f"{name}_floor"])
         for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
             setattr(self, name, chain)
         if self.averaged is not None and self.global_step > (self.recipe.average_from or 0):
             self.averaged.update_parameters(self.tensors)
+
+    def constrain(self, updates: int, once_an_epoch: bool) -> None:
+        """Apply the constraints of this kind, after so many updates."""
+        for constraint in self.recipe.constraints:
+            if constraint.once_an_epoch != once_an_epoch:
+                continue
+            bare = self.optimizers(use_pl_optimizer=False)
+            assert isinstance(bare, Optimizer)
+            for name in constraint.parameters:
+                constraint.apply(self.named[name].data, updates * step_size(bare, self.named[name]))
 
     def on_train_epoch_end(self) -> None:
         schedulers = self.lr_schedulers()
