@@ -31,6 +31,10 @@ class Constraint:
         """Change `parameter` in place; `step`: what multiplied its gradients since the last time (see `step_size`)."""
         raise NotImplementedError
 
+    def apply_to_mean(self, mean: Tensor, last: Tensor) -> None:
+        """Change the mean of a parameter over updates in place; `last`: the parameter after the last of them."""
+        self.apply(mean, 0.0)
+
 
 def step_size(optimizer: Optimizer, parameter: Tensor) -> float | Tensor:
     """By what the optimizer multiplies a gradient that stays the same: a number, or one for each element of the parameter.
@@ -69,6 +73,9 @@ class ProximalL1(Constraint):
     def apply(self, parameter: Tensor, step: float | Tensor) -> None:
         threshold = torch.as_tensor(step * self.strength, dtype=parameter.dtype, device=parameter.device)
         parameter.sub_(torch.maximum(torch.minimum(parameter, threshold), -threshold))
+
+    def apply_to_mean(self, mean: Tensor, last: Tensor) -> None:
+        mean[last == 0] = 0
 
 
 class NonNegative(Constraint):

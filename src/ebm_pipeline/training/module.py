@@ -155,14 +155,14 @@ class BoltzmannTraining(pl.LightningModule):
     def result(self) -> BoltzmannMachine:
         """What training has made so far: the machine of the averaged parameters once there are any, else that of the last ones.
 
-        Constraints hold for it too; a proximal step, which is none, adds nothing.
+        Constraints hold for it too: weights that ended at 0 by a proximal step are 0.
         """
         if self.averaged is None or not self.averaged.n_averaged:
             return self.machine
         tensors = {name: value.detach().clone() for name, value in self.averaged.module.named_parameters()}
         for constraint in self.recipe.constraints:
             for name in constraint.parameters:
-                constraint.apply(tensors[name], 0.0)
+                constraint.apply_to_mean(tensors[name], self.named[name].detach())
         return self.template.with_tensors(tensors)
 
     @property
