@@ -33,7 +33,7 @@ reproduce: setup ## the study, four models and their comparison, on data that co
 test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that need it)
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
-test-slow: setup ## the tests too long for `make test`: every moment of a kill, a real server that goes down, a model served
+test-slow: setup ## the tests too long for `make test`: every moment of a kill, a server that goes down, MLflow's pages in a browser
 	$(BIN)/python -m pytest -m slow $(WORKERS) $(ARGS)
 
 lint: setup ## ruff and mypy

@@ -48,6 +48,7 @@ async def look(program: str, profile: Path, address: str, sweep: str, run_id: st
         await tab.see("model.h5", "config.yaml", "packages.txt", "mlflow_model")
 
 
+@pytest.mark.slow
 def test_a_person_sees_the_study_its_runs_charts_and_images(program: str, study: Study, tmp_path: Path) -> None:
     experiment = MlflowClient(study.uri).get_experiment_by_name("smoke")
     assert experiment is not None
