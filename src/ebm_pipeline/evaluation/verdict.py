@@ -214,11 +214,12 @@ class Criteria:
         assert held_out is not None
         lost = _card_gap(card, held_out)
         assert lost.most is not None
+        share = max(lost.nats, 0) / lost.most
         worst = max(way[-1].deviation for way in diagnosis.approach.values())
         return (
             f"{card.quantity.replace('_', ' ')}, {held_out}: {card.intervals[held_out]} nats; chains from data and from noise "
             f"agree (R-hat {diagnosis.figures['samples_r_hat']:.3f} after {diagnosis.sweeps:,} sweeps), {worst:.2f} standard "
-            f"deviations from the data's means; {lost.nats / lost.most:.0%} of the gain on training data lost on held-out data"
+            f"deviations from the data's means; {share:.0%} of the gain on training data lost on held-out data"
         )
 
 
