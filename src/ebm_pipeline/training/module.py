@@ -48,9 +48,7 @@ class Recipe:
     chains: int = 100  # of all processes together
     products: str = "float32"  # type of the matrix products; parameters and sums stay float32
     centring: float | None = None  # rate of the offsets' running means; None trains without centring
-    average_from: int | None = (
-        None  # updates after which the parameters of all further ones are averaged; None: no average
-    )
+    average_from: int | None = None  # how many updates stand before those whose parameters are averaged; None: no mean
     variance_rate: float = 1.0  # learning rate of the logarithms of learned variances, times the optimizer's
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
@@ -153,7 +151,7 @@ class BoltzmannTraining(pl.LightningModule):
 
     @property
     def result(self) -> BoltzmannMachine:
-        """What training has made so far: the machine of the averaged parameters once there are any, else that of the last ones.
+        """What training has made so far: the machine of the averaged parameters once there are any, else of the last ones.
 
         Constraints hold for it too: weights that ended at 0 by a proximal step are 0.
         """
