@@ -168,6 +168,7 @@ def kill_the_other() -> None:
     other.kill()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_either_process_is_gone(outputs: Path, tmp_path: Path) -> None:
     """The other killed in the first epoch, the first told to stop in the second: the end is the uninterrupted one's."""
     folders = [tmp_path / name / "run" for name in ("alone", "interrupted")]

@@ -204,6 +204,7 @@ def test_optuna_goes_by_the_likelihood_of_validation_images(search: Path, output
     assert (search / "swept.png").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_makes_the_same_trials(
     search: Path, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_server_that_does_not_answer_fails_in_seconds(tmp_path: Path) -> None:
     assert time.monotonic() - started_at < 60
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_fresh_store_together_do_not_crash(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'fresh.db'}"
     code = (
