@@ -23,7 +23,7 @@ SEEDS = (SEED, SEED + 1, SEED + 2)
 WAYS = {"centred": "0.01", "plain": "null"}
 LEAST_ESS = 20  # of 100 chains: with fewer an estimate is not used, as on the card
 PILOT_TEMPERATURES = (5_000, 20_000)  # the second where the first gives no usable estimate
-CARD_CHAINS, CARD_TEMPERATURES, CARD_SWEEPS = 100, 20_000, 6_000
+CARD_CHAINS, CARD_TEMPERATURES, CARD_SWEEPS = 100, 40_000, 20_000
 
 
 def training(output: Path, way: str, rate: float, seed: int) -> Path:
@@ -32,8 +32,7 @@ def training(output: Path, way: str, rate: float, seed: int) -> Path:
     if not (folder / "model.h5").exists():
         command(
             "ebm-train", "data=mnist", "data.hidden_units=500", f"seed={seed}", f"training.centring={WAYS[way]}",
-            f"optimizer.lr={rate}", "tracking.log_model=false", f"hydra.run.dir={folder}",
-            output=output,
+            f"optimizer.lr={rate}", "tracking.log_model=false", f"hydra.run.dir={folder}", output=output,
         )  # fmt: skip
     return folder / "model.h5"
 

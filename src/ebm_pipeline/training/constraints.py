@@ -1,4 +1,4 @@
-"""What is applied to named parameters after each step of the optimizer: a proximal penalty, or a constraint."""
+"""What is applied to named parameters after the optimizer: constraints at each step, a proximal penalty at each epoch."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Recipe:
     variance_rate: float = 1.0  # learning rate of the logarithms of learned variances, times the optimizer's
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
-    constraints: Sequence[Constraint] = field(default_factory=tuple)  # applied after each step, in this order
+    constraints: Sequence[Constraint] = field(default_factory=tuple)  # after each step or epoch, in this order
     fixed: Sequence[str] = field(default_factory=tuple)  # names of parameters that training leaves alone
 
     def __post_init__(self) -> None:
