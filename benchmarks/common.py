@@ -17,10 +17,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ebm_pipeline.assessment import measure_likelihood
+from ebm_pipeline.assessment import MOST_TRAINING_IMAGES, measure_likelihood
 from ebm_pipeline.cli import config_folder
 from ebm_pipeline.configuration import build, build_data
-from ebm_pipeline.evaluation.ais import LogPartition, annealed_importance_sampling, even_steps
+from ebm_pipeline.evaluation.ais import LogPartition, annealed_importance_sampling, base_of_data, even_steps
 from ebm_pipeline.evaluation.card import LikelihoodCard
 from ebm_pipeline.evaluation.enumeration import enumerable_parity, exact_log_partition
 from ebm_pipeline.evaluation.likelihood import unnormalized
@@ -88,13 +88,15 @@ def ais(model: Path, part: str, temperatures: int, chains: int = 100) -> LogLike
     saved = load_model(model)
     config = OmegaConf.create(saved.config)
     assert isinstance(config, DictConfig)
-    images: Tensor = build_data(config).images(part)
+    data = build_data(config)
+    images: Tensor = data.images(part)
     mean_field = MeanField(config.mean_field.tolerance, config.mean_field.max_steps)
     machine = saved.machine.folded()
     if enumerable_parity(machine) is not None:
         exact = exact_log_partition(machine)
         return LogLikelihood(unnormalized(machine, images, mean_field) - exact, machine.depth > 2, exact)
-    base, generator = machine.independent(saved.data_mean), torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED)
+    base = base_of_data(machine, data.images("train", MOST_TRAINING_IMAGES), mean_field, generator)
     estimate = annealed_importance_sampling(machine, base, even_steps(temperatures), chains, generator)
     return LogLikelihood(unnormalized(machine, images, mean_field) - estimate.value, machine.depth > 2, estimate)
 

@@ -15,15 +15,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from benchmarks.common import SEED, LogLikelihood, command, hardware, table
+from benchmarks.common import SEED, ais, command, hardware, table
 from benchmarks.studies import HEADER, row
 from ebm_pipeline.configuration import build_data
 from ebm_pipeline.data import DataSet
-from ebm_pipeline.evaluation.ais import annealed_importance_sampling, even_steps
 from ebm_pipeline.evaluation.equilibrium import autocorrelation_time
 from ebm_pipeline.evaluation.metrics import deviation_figures
 from ebm_pipeline.samplers import Gibbs, GibbsLangevin, start_at_visible
-from ebm_pipeline.storage import SavedModel, load_model
+from ebm_pipeline.storage import load_model
 
 TEMPERATURES = (5_000, 10_000)
 CHAINS, BURN_IN, SWEEPS = 50, 500, 2_000  # of the comparison of samplers
@@ -61,22 +60,6 @@ def full_covariance_nats(data: DataSet, test: Tensor) -> float:
     return float(fitted.log_prob(test.double()).mean())
 
 
-def from_data_variance(saved: SavedModel, data: DataSet, temperatures: int) -> LogLikelihood:
-    """Log-likelihood of the test part by AIS from independent units of the data's mean and variance.
-
-    A base of the machine's own, smaller variances starts all chains near the mean, far from most of the machine's modes.
-    """
-    machine = saved.machine
-    variance = data.images("train", 20_000).var(0)
-    base = machine.independent(saved.data_mean)
-    base = base.with_tensors({"layers/0/variance": variance, "layers/0/bias": saved.data_mean / variance})
-    generator = torch.Generator().manual_seed(SEED)
-    with torch.inference_mode():
-        estimate = annealed_importance_sampling(machine, base, even_steps(temperatures), 100, generator)
-        nats = float(-machine.free_energy((data.images("test"), None)).double().mean()) - estimate.value
-    return LogLikelihood(nats, False, estimate)
-
-
 def against_gaussian(path: Path) -> None:
     """Print the table of one model."""
     saved = load_model(path)
@@ -87,7 +70,7 @@ def against_gaussian(path: Path) -> None:
     name = f"{data.name}, {' - '.join(str(layer.units) for layer in saved.machine.layers)}"
     print(f"\n{path}: transform {OmegaConf.to_container(config.data.transform)}")
     print("  ".join(f"{key} {value:.4g}" for key, value in deviation_figures(saved.machine.layers[0]).items()) + "\n")
-    rows = [row(name, from_data_variance(saved, data, count)) for count in TEMPERATURES]
+    rows = [row(name, ais(path, "test", count)) for count in TEMPERATURES]
     table(HEADER, [*rows, ["full covariance", f"{gaussian_nats:.2f}", *["-"] * 3]])
 
 

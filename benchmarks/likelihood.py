@@ -25,6 +25,7 @@ from ebm_pipeline.assessment import evaluate
 from ebm_pipeline.cli import config_folder
 from ebm_pipeline.evaluation.ais import (
     annealed_importance_sampling,
+    base_of_data,
     equal_steps,
     even_steps,
     reverse_annealed_importance_sampling,
@@ -163,7 +164,7 @@ def accuracy(chains: int = 1000, temperatures: int = 1000) -> None:
     for name in CASES:
         machine, images = known_machine(name)
         generator = torch.Generator().manual_seed(SEED)
-        base = machine.independent(images.mean(0))
+        base = base_of_data(machine, images, MeanField(), generator)
         exact = exact_log_partition(machine)
         betas = equal_steps(machine, base, temperatures, chains, generator)
         forward = annealed_importance_sampling(machine, base, betas, chains, generator)
@@ -186,7 +187,7 @@ def coverage(seeds: int = 100) -> None:
         machine, images = HARD[name]() if name in HARD else known_machine(name)
         exact = exact_log_partition(machine)
         settings = Likelihood(
-            temperatures=temperatures, chains=100, base="data_mean", placement="equal", sweeps=500,
+            temperatures=temperatures, chains=100, base="data", placement="equal", sweeps=500,
             most_width=1.0, least_ess=20, most_r_hat=1.1,
         )  # fmt: skip
         mean = images.mean(0)
@@ -195,7 +196,7 @@ def coverage(seeds: int = 100) -> None:
             seed: int, machine: BoltzmannMachine = machine, mean: Tensor = mean, images: Tensor = images,
             settings: Likelihood = settings,
         ) -> Bracketed:  # fmt: skip
-            return settings.bracketed(machine, mean, images, torch.Generator().manual_seed(seed))
+            return settings.bracketed(machine, mean, images, MeanField(), torch.Generator().manual_seed(seed))
 
         with torch.inference_mode():
             runs = [once(seed) for seed in range(seeds)]

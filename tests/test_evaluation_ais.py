@@ -14,6 +14,7 @@ from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.ais import (
     LogPartition,
     annealed_importance_sampling,
+    base_of_data,
     clamped_log_partition,
     equal_steps,
     even_steps,
@@ -43,7 +44,7 @@ def test_both_directions_agree_with_enumeration(name: str) -> None:
     machine, images = known_machine(name)
     exact = exact_log_partition(machine)
     generator = seeded(137)
-    base = machine.independent(images.mean(0))
+    base = base_of_data(machine, images, MeanField(), generator)
     betas = equal_steps(machine, base, 400, 1000, generator)
     samples = exact_samples(machine, 1000, generator)
     runs = (
@@ -68,6 +69,18 @@ def test_the_reverse_one_has_no_bias_with_few_temperatures(case: Case, temperatu
     )
     assert run.std_error < 0.03
     assert abs(run.value - exact) < 4 * run.std_error
+
+
+def test_a_base_of_data_is_as_active_as_every_layer_on_the_data() -> None:
+    for name in ("RBM, random, offsets", "DBM, trained"):
+        machine, images = known_machine(name)
+        posterior = MeanField()(machine, (images, *(None,) * (machine.depth - 1)))
+        base = base_of_data(machine, images, MeanField(), seeded())
+        for layer, means in zip(base.layers, posterior.means, strict=True):
+            error = math.sqrt(0.25 / len(images))
+            alone = layer.mean(torch.zeros_like(layer.bias))
+            torch.testing.assert_close(alone, means.mean(0), atol=5 * error, rtol=0)
+        torch.testing.assert_close(base.layers[0].bias, machine.layers[0].bias_for_mean(images.mean(0)))
 
 
 def test_few_temperatures_err_to_opposite_sides() -> None:

@@ -102,6 +102,20 @@ def test_bias_for_mean_gives_the_layer_that_mean(kind: str, generator: torch.Gen
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_fitted_layer_has_the_moments_of_the_states(kind: str, generator: torch.Generator) -> None:
+    layer = random_layer(kind, 4, generator)
+    nothing = torch.zeros(4, dtype=torch.float64)
+    states = layer.sample(torch.zeros(500, 4, dtype=torch.float64), generator)
+    fitted = layer.with_tensors(bias=normal(generator, 4)).fitted(states)
+    torch.testing.assert_close(fitted.mean(nothing), states.mean(0), atol=1e-3, rtol=0)  # of clipping
+    if kind in ("gaussian", "learned_gaussian"):
+        narrow = layer.with_tensors(variance=layer.variance / 4).fitted(states)
+        torch.testing.assert_close(narrow.mean(nothing), states.mean(0))
+        torch.testing.assert_close(narrow.variance, states.var(0))
+        assert torch.equal(layer.fitted(0 * states).variance, layer.variance)  # never below the layer's own
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_further_gradient_is_autograd_of_the_energy(kind: str, generator: torch.Generator) -> None:
     layer = random_layer(kind, 4, generator)
     x, sample_weights = normal(generator, 6, 4), normal(generator, 6)

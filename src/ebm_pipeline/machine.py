@@ -207,6 +207,12 @@ class BoltzmannMachine:
             layers[0] = layers[0].with_tensors(bias=self.layers[0].bias_for_mean(visible_mean))
         return replace(self, layers=tuple(layers), weights=tuple(torch.zeros_like(w) for w in self.weights))
 
+    def fitted(self, states: States) -> BoltzmannMachine:
+        """A machine without couplings in which each layer has the moments of its `states` (samples, units); for no offsets."""
+        assert not self.offsets, "fold the offsets first"
+        layers = tuple(layer.fitted(state) for layer, state in zip(self.layers, states, strict=True))
+        return replace(self.independent(), layers=layers)
+
     def given_visible(self, visible: Tensor) -> BoltzmannMachine:
         """The machine of the hidden layers alone, one replica per row of `visible` (images, units); for no offsets.
 

@@ -59,7 +59,7 @@ def annealed_importance_sampling(
 ) -> LogPartition:
     """Forward estimate of log Z of `machine` from `chains` chains through `betas` (count,), which go from 0 to 1.
 
-    base: a machine without couplings and of the same layers, as `machine.independent` gives it.
+    base: a machine without couplings and of the same layers, as `base_of_data` or `machine.independent` gives it.
     """
     schedule = _checked(betas)
     states = _draw(base, chains, generator)
@@ -117,6 +117,23 @@ def clamped_log_partition(
     value, std_error, ess = _log_mean(log_weights)
     start = _base_log_partition(base).squeeze(-1) - folded.layers[0].energy(visible) + _constant(machine)
     return start + value, std_error, ess
+
+
+def base_of_data(
+    machine: BoltzmannMachine, images: Tensor, mean_field: MeanField, generator: torch.Generator
+) -> BoltzmannMachine:
+    """The base of independent units in which every layer has the moments that it has on `images` (count, units).
+
+    Hidden states are drawn from the mean-field posterior of each image. A base that knows the visible means alone, with hidden
+    units at 1/2, can lead all forward chains into one region of small weight, where they agree with each other and are wrong.
+    """
+    folded = machine.folded()
+    posterior = mean_field(folded, (images, *(None,) * (machine.depth - 1)))
+    states = [
+        mean if inputs is None else layer.sample(inputs, generator)
+        for layer, mean, inputs in zip(folded.layers, posterior.means, posterior.inputs, strict=True)
+    ]
+    return folded.fitted(tuple(states))
 
 
 def even_steps(count: int) -> Tensor:

@@ -27,6 +27,7 @@ from ebm_pipeline.errors import UserError, check_number, check_whole
 from ebm_pipeline.evaluation.ais import (
     LogPartition,
     annealed_importance_sampling,
+    base_of_data,
     clamped_log_partition,
     equal_steps,
     even_steps,
@@ -44,7 +45,7 @@ ERRORS = 2.0  # standard errors that the interval adds on either side
 DISAGREEMENT = 3.0  # standard errors by which two estimates of one quantity must not differ
 CLAMPED_IMAGES, CLAMPED_CHAINS, CLAMPED_TEMPERATURES = 100, 10, 300
 PLACEMENTS = ("equal", "even")
-BASES = ("data_mean", "uniform")
+BASES = ("data", "data_mean", "uniform")
 
 Stage = Callable[
     [str, int], Callable[[int], None]
@@ -260,7 +261,7 @@ class Likelihood:
                     **known, method="exact", log_partition=Interval(exact, exact), reasons=(),
                     seconds=time.perf_counter() - began,
                 )  # fmt: skip
-            found = self.bracketed(machine, data_mean, start, generator, stage)
+            found = self.bracketed(machine, data_mean, start, mean_field, generator, stage)
         return LikelihoodCard(
             **known, method="AIS", log_partition=bracket(found.forward, found.reverse), reasons=self.objections(found),
             forward=found.forward, reverse=found.reverse, half=found.half, r_hat=found.r_hat, settings=asdict(self),
@@ -272,11 +273,15 @@ class Likelihood:
         machine: BoltzmannMachine,
         data_mean: Tensor,
         start: Tensor,
+        mean_field: MeanField,
         generator: torch.Generator,
         stage: Stage = _silent,
     ) -> Bracketed:
         """Both estimates of log Z, with half the temperatures and with all."""
-        base = machine.independent(data_mean if self.base == "data_mean" else None)
+        if self.base == "data":
+            base = base_of_data(machine, start, mean_field, generator)
+        else:
+            base = machine.independent(data_mean if self.base == "data_mean" else None)
         betas = even_steps(self.temperatures)
         if self.placement == "equal":
             pilot = stage("pilot", pilot_temperatures(self.temperatures) - 1)

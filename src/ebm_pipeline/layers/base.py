@@ -110,6 +110,10 @@ class Layer:
         """The bias (units,) at which the layer alone, without inputs, has this mean (clipped to what it can have)."""
         raise NotImplementedError
 
+    def fitted(self, states: Tensor) -> Self:
+        """The layer that alone, without inputs, has the mean of `states` (samples, units); Gaussian units their variance too."""
+        return self.with_tensors(bias=self.bias_for_mean(states.mean(0)))
+
     def within(self, variance: Tensor) -> Self:
         """The layer with its learned variances at most `variance` (units,), and at least their floors."""
         return self

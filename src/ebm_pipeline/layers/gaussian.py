@@ -56,6 +56,11 @@ class Gaussian(Layer):
     def bias_for_mean(self, mean: Tensor) -> Tensor:
         return mean.to(self.bias.dtype) / self.variance
 
+    def fitted(self, states: Tensor) -> Self:
+        # not below the layer's own: a pixel that is constant in the data has a variance in the machine
+        wide = self.with_tensors(variance=torch.maximum(states.var(0).to(self.variance.dtype), self.variance))
+        return wide.with_tensors(bias=wide.bias_for_mean(states.mean(0)))
+
     def annealed(self, beta: float | Tensor, base: Self) -> Self:
         precision = (1 - beta) / base.variance + beta / self.variance
         return self.with_tensors(bias=(1 - beta) * base.bias + beta * self.bias, variance=1 / precision)

@@ -6,7 +6,7 @@ names parts/p/....
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import ClassVar, Self
@@ -121,10 +121,15 @@ class Mixed(Layer):
     def bias_for_mean(self, mean: Tensor) -> Tensor:
         return self._joined(lambda layer, own: layer.bias_for_mean(own), mean)
 
+    def fitted(self, states: Tensor) -> Self:
+        return self._of([layer.fitted(states[..., where]) for where, layer in self._layers()])
+
     def annealed(self, beta: float | Tensor, base: Self) -> Self:
-        parts = [
-            layer.annealed(beta, other) for (_, layer), (_, other) in zip(self._layers(), base._layers(), strict=True)
-        ]
+        return self._of(
+            [layer.annealed(beta, other) for (_, layer), (_, other) in zip(self._layers(), base._layers(), strict=True)]
+        )
+
+    def _of(self, parts: Sequence[Layer]) -> Self:
         return replace(self, bias=torch.cat([part.bias for part in parts], -1), parts=tuple(parts))
 
     def check_data(self, images: Tensor) -> None:
