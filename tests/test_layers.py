@@ -108,7 +108,7 @@ def test_a_fitted_layer_has_the_moments_of_the_states(kind: str, generator: torc
     states = layer.sample(torch.zeros(500, 4, dtype=torch.float64), generator)
     fitted = layer.with_tensors(bias=normal(generator, 4)).fitted(states)
     torch.testing.assert_close(fitted.mean(nothing), states.mean(0), atol=1e-3, rtol=0)  # of clipping
-    if kind in ("gaussian", "learned_gaussian"):
+    if isinstance(layer, Gaussian):
         narrow = layer.with_tensors(variance=layer.variance / 4).fitted(states)
         torch.testing.assert_close(narrow.mean(nothing), states.mean(0))
         torch.testing.assert_close(narrow.variance, states.var(0))
