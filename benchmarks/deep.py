@@ -13,11 +13,11 @@ from pathlib import Path
 
 from benchmarks.common import card, command, hardware
 
-EPOCHS, PRETRAINING_EPOCHS = 10, 5
+EPOCHS, PRETRAINING_EPOCHS = 30, 5
 TEMPERATURES, CHAINS = 10_000, 100
 RECIPE = (
     "data=mnist", "data/transform=stochastic", "model=dbm", "model.layers.hidden_1.units=500",
-    "model.layers.hidden_2.units=1000", "model.penalties=[]", "mean_field.max_steps=10", "optimizer.lr=0.1",
+    "model.layers.hidden_2.units=1000", "model.penalties=[]", "mean_field.max_steps=10", "optimizer.lr=0.05",
     f"training.epochs={EPOCHS}", "tracking.log_model=false",
 )  # fmt: skip
 WAYS = {

@@ -32,7 +32,7 @@ from ebm_pipeline.tasks import hidden_pixels
 from ebm_pipeline.training.checkpoints import LAST, newest
 
 SECONDS = 20  # that a bad input may take to be refused
-QUICK = 60  # cases in `make test`
+QUICK = 30  # cases in `make test`
 MANY = 600  # in `make test-slow`
 PARTS = 4  # tests that share them
 TRAINED = 3  # of the accepted values of a part, whether they are legal

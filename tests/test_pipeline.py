@@ -77,7 +77,9 @@ def finished(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return train
 
 
-@pytest.fixture(params=list(CHOICES))
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in ("ising", "cd") else ()) for name in CHOICES]
+)
 def run(request: pytest.FixtureRequest, finished: Callable[[str], Run]) -> Run:
     return finished(request.param)
 

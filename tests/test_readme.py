@@ -55,7 +55,16 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("outputs")
 
 
-@pytest.mark.parametrize("words", [words for words in TRAININGS if not is_sweep(words)], ids=" ".join)
+SINGLE = [words for words in TRAININGS if not is_sweep(words)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=" ".join(words), marks=pytest.mark.slow if i > 1 else ())
+        for i, words in enumerate(SINGLE)
+    ],
+)
 def test_the_trainings_run_shrunk(words: list[str], outputs: Path, tmp_path: Path) -> None:
     own = [word for word in words if not word.startswith(("data=", "training.epochs=", "model.pretraining.epochs="))]
     with initialize_config_dir(config_folder(), version_base="1.3"):

@@ -192,6 +192,7 @@ def search(outputs: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_optuna_goes_by_the_likelihood_of_validation_images(search: Path, outputs: Path) -> None:
     parent, runs = runs_of(outputs, search)
     assert (parent.status, [run.status for run in runs.values()]) == ("FINISHED", ["FINISHED"] * 3)
@@ -222,6 +223,7 @@ def test_an_interrupted_search_makes_the_same_trials(
     assert sorted(rates[0]) == sorted(rates[1])
 
 
+@pytest.mark.slow
 def test_a_search_of_which_no_trial_has_the_metric_is_one_message(outputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install '.[sweeps]'")
     words = ("sweep=optuna", "hydra.sweeper.n_trials=1", "metric=nothing", "likelihood=null")
@@ -245,6 +247,7 @@ def test_a_job_that_fails_before_its_run_is_counted(outputs: Path, tmp_path: Pat
     assert (parent.status, {name: run.status for name, run in runs.items()}) == ("FAILED", {"1_rbm": "FINISHED"})
 
 
+@pytest.mark.slow
 def test_the_summary_says_why_a_run_failed_and_forgets_it_when_it_is_mended(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,9 +96,16 @@ def log_likelihood(machine: BoltzmannMachine, images: Tensor) -> float:
 # ---------------------------------------------------------------------------------------------- the module
 
 
-@pytest.mark.parametrize("centring", [None, 0.05])
-@pytest.mark.parametrize("objective", [ContrastiveDivergence, PersistentContrastiveDivergence])
-def test_training_finds_the_structure(centring: float | None, objective: type) -> None:
+@pytest.mark.parametrize(
+    ("objective", "centring"),
+    [
+        (PersistentContrastiveDivergence, 0.05),
+        pytest.param(PersistentContrastiveDivergence, None, marks=pytest.mark.slow),
+        pytest.param(ContrastiveDivergence, 0.05, marks=pytest.mark.slow),
+        pytest.param(ContrastiveDivergence, None, marks=pytest.mark.slow),
+    ],
+)
+def test_training_finds_the_structure(objective: type, centring: float | None) -> None:
     images = stripes()
     own = recipe(lr=0.5, epochs=80, objective=objective(Gibbs(5), MEAN_FIELD), centring=centring)
     module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(images))
@@ -265,6 +272,7 @@ def test_the_same_seed_gives_the_same_machine() -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
+@pytest.mark.slow
 def test_products_in_bfloat16_learn_as_well() -> None:
     images = stripes()
     own = recipe(
