@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common import card, command, hardware
 
 EPOCHS, PRETRAINING_EPOCHS = 30, 5
-TEMPERATURES, CHAINS = 10_000, 100
+TEMPERATURES, CHAINS = 10_000, 200
 RECIPE = (
     "data=mnist", "data/transform=stochastic", "model=dbm", "model.layers.hidden_1.units=500",
     "model.layers.hidden_2.units=1000", "model.penalties=[]", "mean_field.max_steps=10", "optimizer.lr=0.05",
