@@ -104,7 +104,10 @@ def equilibrate(
     every = max(1, sweeps // 2 // DRAWS)
     few = torch.arange(min(chains, WATCHED // 2), device=noise.device)
     watched = torch.cat((few, chains + few))
-    energies, kept, at_each_sweep, visible = [], [], [], {}
+    energies, kept, visible = [], [], {}
+    # One tensor for all sweeps: small ones that stay, made among large ones that go, would cut the heap into pieces too short
+    # to be used again, one piece a sweep.
+    fine = torch.empty(sweeps - sweeps // 2, len(watched), dtype=noise.dtype, device=noise.device)
     base = data.mean(0) if visible_mean is None else visible_mean
     moving = sampler.start(machine, states, (base.to(noise.dtype), *(None,) * (machine.depth - 1)))
     round_trips = 0.0
@@ -113,7 +116,7 @@ def equilibrate(
         states, info = sampler.samples(machine, moving), sampler.info(machine, moving)
         round_trips += info.get("round_trips", 0.0)
         if done > sweeps // 2:
-            at_each_sweep.append(machine.free_energy([state[watched] for state in states]))
+            fine[done - sweeps // 2 - 1] = machine.free_energy([state[watched] for state in states])
             if done % every == 0:
                 energies.append(machine.free_energy(states))
                 kept.append(torch.cat([states[index] for index in machine.parity(EVEN)], 1))
@@ -122,7 +125,7 @@ def equilibrate(
         progress(done)
     order = torch.randperm(2 * chains, generator=generator, device=noise.device)[:chains]
     traces = {"free_energy": torch.stack(energies, 1)} | _components(torch.stack(kept, 1))
-    fine = torch.stack(at_each_sweep, 1)
+    fine = fine.mT.contiguous()
     return Equilibrium(
         states=tuple(state[order] for state in states),
         r_hat={name: _r_hat(trace.reshape(2, -1)) for name, trace in traces.items()},
