@@ -133,7 +133,7 @@ SECOND: dict[str, tuple[str, Callable[[], Known]]] = {
     "Gaussian RBM 64-20 on digits, enumerated": (TRUSTWORTHY, gaussian_digits),
     "DBM 64-32-16 on digits, AIS": (TRUSTWORTHY, lambda: of_digits([32, 16], 5000)),
     "RBM 784-100 on MNIST, CD-1": (OUT_OF_EQUILIBRIUM, mnist_by_cd),
-    "RBM 64-40 on digits, 8 temperatures": (NOT_DETERMINED, lambda: of_digits([40], 5000, temperatures=8)),
+    "RBM 64-40 on digits, 4 temperatures": (NOT_DETERMINED, lambda: of_digits([40], 5000, temperatures=4)),
     "RBM 20-12 on 40 images of coins": (OVERFITTING, coins),
     "DBM 64-32-16 on digits, rate 20": (DIVERGED, lambda: of_digits([32, 16], 500, rate=20.0, falling=False)),
     "Hopfield 64-10, not trained": (
