@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from commands import TINY, composed, run_command, start
+from hydra.core.global_hydra import GlobalHydra
 from mlflow.tracking import MlflowClient
 from study import NAMES, Study
 
@@ -258,6 +260,15 @@ def test_help_names_the_groups(tmp_path: Path) -> None:
     ended = run_command(cli.train, "--help", output_root=tmp_path)
     assert ended.code == 0
     assert all(f"{group}:" in ended.out for group in ("data", "model", "objective", "optimizer", "experiment"))
+
+
+def test_an_empty_output_folder_is_as_if_none_were_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EBM_OUTPUT_DIR", "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ebm-data", "data=bars_and_stripes"])
+    GlobalHydra.instance().clear()
+    cli.data()
+    assert list((tmp_path / "outputs" / "data").glob("*.h5"))
 
 
 def test_the_default_output_folder_is_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
