@@ -93,9 +93,7 @@ def _run(
     task: Callable[[DictConfig], object], config_name: str, finish: Callable[[str], bool] = lambda status: True
 ) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach the handler below instead of Hydra's own
-    if (
-        os.environ.get("EBM_OUTPUT_DIR") == ""
-    ):  # as if it were not set, like make: else the output would go to the root, /runs
+    if os.environ.get("EBM_OUTPUT_DIR") == "":  # as if it were not set, like make: else the output would go to /runs
         del os.environ["EBM_OUTPUT_DIR"]
     status, code = "FAILED", 1
     mistakes: list[UserError] = []

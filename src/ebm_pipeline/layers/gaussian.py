@@ -58,7 +58,9 @@ class Gaussian(Layer):
 
     def fitted(self, states: Tensor) -> Self:
         # not below the layer's own: a pixel that is constant in the data has a variance in the machine
-        wide = self.with_tensors(variance=torch.maximum(states.var(0).to(self.variance.dtype), self.variance))
+        wide = self.with_tensors(
+            variance=torch.maximum(states.var(0, correction=0).to(self.variance.dtype), self.variance)
+        )
         return wide.with_tensors(bias=wide.bias_for_mean(states.mean(0)))
 
     def annealed(self, beta: float | Tensor, base: Self) -> Self:
