@@ -23,7 +23,7 @@ SEEDS = (SEED, SEED + 1, SEED + 2)
 WAYS = {"centred": "0.01", "plain": "null"}
 LEAST_ESS = 20  # of 100 chains
 PILOT_TEMPERATURES = (5_000, 20_000)  # the second where the first has fewer effective samples than that
-CARD_CHAINS, CARD_TEMPERATURES, CARD_SWEEPS = 100, 40_000, 10_000
+CARD_CHAINS, CARD_TEMPERATURES, CARD_SWEEPS = 200, 40_000, 10_000
 
 
 def training(output: Path, way: str, rate: float, seed: int) -> Path:
