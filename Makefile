@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-OUTPUTS := $(or $(EBM_OUTPUT_DIR),outputs)
-STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///$(abspath $(OUTPUTS))/mlflow.db)
+DOCS_STAMP := $(VENV)/.installed-docs
+CODE := src tests benchmarks docs/hooks.py docs/examples.py
 PORT ?= 5000
 SERVE_PORT ?= 5001
 ARGS ?=
@@ -13,7 +13,7 @@ WORKERS := -n auto --maxprocesses 4 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow lint format train sweep ui serve bench clean
+.PHONY: help setup reproduce test test-slow lint format docs train sweep ui serve bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-reproduce: setup ## the study, four models and their comparison, on data that come with a dependency (2 minutes)
-	$(BIN)/ebm-train -m experiment=notebook data=digits $(ARGS)
+reproduce: setup ## the study, four models with verdict and likelihood, and their comparison, on data that come with a dependency (3 minutes)
+	$(BIN)/ebm-train experiment=study data=digits $(ARGS)
 
 test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that need it)
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
@@ -37,13 +37,21 @@ test-slow: setup ## the tests too long for `make test`: every moment of a kill, 
 	$(BIN)/python -m pytest -m slow $(WORKERS) $(ARGS)
 
 lint: setup ## ruff and mypy
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/mypy src tests benchmarks
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(CODE)
 
 format: setup ## let ruff mend what it can
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: setup $(DOCS_STAMP) ## the documentation as a site, site/index.html; a link that leads nowhere ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html; with the search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
 
 train: setup ## one model: make train ARGS="data=mnist model=rbm"
 	$(BIN)/ebm-train $(ARGS)
@@ -52,18 +60,15 @@ sweep: setup ## several: make sweep ARGS="sampler.steps=1,5 optimizer.lr=0.02,0.
 	$(BIN)/ebm-train -m $(ARGS)
 
 ui: setup ## MLflow's pages at http://127.0.0.1:5000 (another port: PORT=...)
-	@echo "http://127.0.0.1:$(PORT)  (up in about 20 seconds; Ctrl-C ends it)"
-	@PATH="$(abspath $(BIN)):$$PATH" MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-		$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri "$(STORE)"
+	@exec $(BIN)/ebm-ui port=$(PORT) $(ARGS)
 
 serve: setup ## a trained model at http://127.0.0.1:5001: make serve MODEL=outputs/runs/.../mlflow_model (or models:/name@alias)
 	@test -n "$(MODEL)" || { echo "which model? make serve MODEL=outputs/runs/.../mlflow_model, or MODEL=models:/name@alias"; exit 1; }
-	@PATH="$(abspath $(BIN)):$$PATH" MLFLOW_TRACKING_URI="$(STORE)" $(BIN)/mlflow models serve --model-uri "$(MODEL)" \
-		--env-manager local --host 127.0.0.1 --port $(SERVE_PORT) --workers 1
+	@exec $(BIN)/ebm-serve "run=$(MODEL)" port=$(SERVE_PORT) $(ARGS)
 
 bench: setup ## the figures of the README: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; about half an hour)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and build files; .venv and outputs/ stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find src tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: print the figures, all of them or those that are named."""
+"""`python -m benchmarks [NAME ...]`: print the numbers, all of them or those that are named."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import faults, gaussian, resume, studies, tracking_cost, training_cost
+from benchmarks import faults, gaussian, resume, studies, tracking_cost, tracking_store, training_cost
 from benchmarks.common import hardware
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.support.errors import UserError
 
 BENCHMARKS = {
     "speed": training_cost.speed,
@@ -24,7 +24,9 @@ BENCHMARKS = {
     "resume": resume.resume,
     "inputs": faults.inputs,
     "server": faults.server,
+    "requests": faults.requests,
     "tracking": tracking_cost.tracking,
+    "tracking_store": tracking_store.store,
 }
 NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking"}
 

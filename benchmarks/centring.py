@@ -31,7 +31,7 @@ def training(output: Path, way: str, rate: float, seed: int) -> Path:
     folder = output / f"{way}_{rate}_{seed}"
     if not (folder / "model.h5").exists():
         command(
-            "ebm-train", "data=mnist", "data.hidden_units=500", f"seed={seed}", f"training.centring={WAYS[way]}",
+            "ebm-train", "data=mnist", "hidden_units=500", f"seed={seed}", f"training.centring={WAYS[way]}",
             f"optimizer.lr={rate}", "tracking.log_model=false", f"hydra.run.dir={folder}", output=output,
         )  # fmt: skip
     return folder / "model.h5"

@@ -14,12 +14,12 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.common import SEED, command, hardware, table
-from ebm_pipeline.configuration import build_data
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.storage import load_model
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.storage import load_model
+from ebm_pipeline.runs.configuration import build_data
 from ebm_pipeline.tasks import Classification
 
-SETTINGS = ("data=mnist", "model=rbm_labels", "data.hidden_units=500", "training.epochs=32", "optimizer.lr=0.25")
+SETTINGS = ("data=mnist", "model=rbm_labels", "hidden_units=500", "training.epochs=32", "optimizer.lr=0.25")
 HEADER = ("model", "epochs", "part", "images", "error", "standard error", "-log p(label | image), nats")
 
 
@@ -34,11 +34,11 @@ def rows(path: Path) -> list[list[str]]:
     found = []
     for part in ("test", "validation"):
         images = data.images(part)
-        figures = ask(saved, images, SEED).figures
+        metrics = ask(saved, images, SEED).metrics
         found.append(
             [
-                name, str(config.training.epochs), part, str(len(images)), f"{figures['classification_error']:.2%}",
-                f"{figures['classification_error_std_error']:.2%}", f"{figures['cross_entropy_nats']:.3f}",
+                name, str(config.training.epochs), part, str(len(images)), f"{metrics['classification_error']:.2%}",
+                f"{metrics['classification_error_std_error']:.2%}", f"{metrics['cross_entropy_nats']:.3f}",
             ]
         )  # fmt: skip
     return found

@@ -17,15 +17,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ebm_pipeline.assessment import MOST_TRAINING_IMAGES, measure_likelihood
 from ebm_pipeline.cli import config_folder
-from ebm_pipeline.configuration import build, build_data
 from ebm_pipeline.evaluation.ais import LogPartition, annealed_importance_sampling, base_of_data, even_steps
 from ebm_pipeline.evaluation.card import LikelihoodCard
 from ebm_pipeline.evaluation.enumeration import enumerable_parity, exact_log_partition
 from ebm_pipeline.evaluation.likelihood import unnormalized
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.storage import load_model
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.storage import load_model
+from ebm_pipeline.runs.assess import MOST_TRAINING_IMAGES, Material, measure_likelihood
+from ebm_pipeline.runs.configuration import build, build_data
 
 SEED = 137
 
@@ -83,7 +83,7 @@ class LogLikelihood:
 def ais(model: Path, part: str, temperatures: int, chains: int = 100) -> LogLikelihood:
     """Log-likelihood (or variational bound) of a saved model on a part of the data of its own configuration.
 
-    Forward AIS alone, which tends to be too high: for figures beside each other. The card of a run has both sides.
+    Forward AIS alone, which tends to be too high: for numbers to compare with each other. The card of a run has both sides.
     """
     saved = load_model(model)
     config = OmegaConf.create(saved.config)
@@ -111,8 +111,8 @@ def card(model: Path, temperatures: int, chains: int, sweeps: int = 3000, seed: 
     assert isinstance(own, DictConfig)
     data = build_data(own)
     mean_field = MeanField(own.mean_field.tolerance, own.mean_field.max_steps)
-    parts = {"test": data.images("test")}
-    return measure_likelihood(build(config.likelihood, "likelihood"), saved, data, parts, mean_field, seed)
+    material = Material({"test": data.images("test")}, data.images("train", MOST_TRAINING_IMAGES), data.quantity)
+    return measure_likelihood(build(config.likelihood, "likelihood"), saved, material, mean_field, seed)
 
 
 def median_seconds(function: Callable[[], object], calls: int = 100, repeats: int = 9) -> float:

@@ -19,6 +19,11 @@ def server(output: Path) -> None:
     _test("test_tracking.py", output, "-k", "server_dies")
 
 
+def requests(output: Path) -> None:
+    """Malformed requests to a served model: how many were answered with a status 4xx, and whether a right one was afterwards."""
+    _test("test_serving.py", output, "-k", "every_wrong_request")
+
+
 def _test(name: str, output: Path, *choice: str) -> None:
     words = ["-m", "slow or not slow", f"--basetemp={output / 'tests'}", *choice]
     done = subprocess.run([sys.executable, "-m", "pytest", TESTS / name, *words], cwd=TESTS.parent, check=False)

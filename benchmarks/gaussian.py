@@ -17,12 +17,12 @@ from torch import Tensor
 
 from benchmarks.common import SEED, ais, command, hardware, table
 from benchmarks.studies import HEADER, row
-from ebm_pipeline.configuration import build_data
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.equilibrium import autocorrelation_time
-from ebm_pipeline.evaluation.metrics import deviation_figures
-from ebm_pipeline.samplers import Gibbs, GibbsLangevin, start_at_visible
-from ebm_pipeline.storage import load_model
+from ebm_pipeline.evaluation.metrics import deviation_metrics
+from ebm_pipeline.models.storage import load_model
+from ebm_pipeline.runs.configuration import build_data
+from ebm_pipeline.sampling import Gibbs, GibbsLangevin, start_at_visible
 
 TEMPERATURES = (5_000, 10_000)
 CHAINS, BURN_IN, SWEEPS = 50, 500, 2_000  # of the comparison of samplers
@@ -69,7 +69,7 @@ def against_gaussian(path: Path) -> None:
     gaussian_nats = full_covariance_nats(data, data.images("test"))
     name = f"{data.name}, {' - '.join(str(layer.units) for layer in saved.machine.layers)}"
     print(f"\n{path}: transform {OmegaConf.to_container(config.data.transform)}")
-    print("  ".join(f"{key} {value:.4g}" for key, value in deviation_figures(saved.machine.layers[0]).items()) + "\n")
+    print("  ".join(f"{key} {value:.4g}" for key, value in deviation_metrics(saved.machine.layers[0]).items()) + "\n")
     rows = [row(name, ais(path, "test", count)) for count in TEMPERATURES]
     table(HEADER, [*rows, ["full covariance", f"{gaussian_nats:.2f}", *["-"] * 3]])
 
@@ -89,7 +89,7 @@ def mixing(path: Path) -> None:
         for sweep in range(BURN_IN + SWEEPS):
             if sweep == BURN_IN:
                 started = time.perf_counter()
-            chains = sampler.step(saved.machine, chains, generator)
+            chains = sampler.sweep(saved.machine, chains, generator)
             trace.append(saved.machine.free_energy(chains))
         seconds = (time.perf_counter() - started) / SWEEPS
         kept = torch.stack(trace[BURN_IN:], 1)

@@ -1,6 +1,6 @@
 """How far the likelihoods can be trusted: AIS against exact log Z, coverage of the stated interval, its width and its cost.
 
-`python -m benchmarks.likelihood NAME ...` prints some of the figures: accuracy, coverage, cost (no data needed);
+`python -m benchmarks.likelihood NAME ...` prints some of the numbers: accuracy, coverage, cost (no data needed);
 small OUTPUT: the exact likelihood of RBM-16 on MNIST, trained into that folder;
 full RUN OUTPUT: the evaluation of a run.
 """
@@ -21,7 +21,6 @@ from hydra import compose, initialize_config_dir
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from ebm_pipeline.assessment import evaluate
 from ebm_pipeline.cli import config_folder
 from ebm_pipeline.evaluation.ais import (
     annealed_importance_sampling,
@@ -32,13 +31,14 @@ from ebm_pipeline.evaluation.ais import (
 )
 from ebm_pipeline.evaluation.card import Bracketed, Likelihood, bracket
 from ebm_pipeline.evaluation.enumeration import enumerable_parity, exact_log_partition, joint_states
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.initialization import initialize, normal
-from ebm_pipeline.layers import Bernoulli, Gaussian, Layer
-from ebm_pipeline.machine import BoltzmannMachine, States, assemble
-from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
-from ebm_pipeline.pipeline import train
-from ebm_pipeline.samplers import Gibbs, start_at_mean
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.initialization import initialize, normal
+from ebm_pipeline.models.layers import Bernoulli, Gaussian, Layer
+from ebm_pipeline.models.machine import BoltzmannMachine, States, assemble
+from ebm_pipeline.runs.evaluate import evaluate
+from ebm_pipeline.runs.train import train
+from ebm_pipeline.sampling import Chains, Gibbs, start_at_mean
+from ebm_pipeline.training.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 
 SEED = 137
 UNITS: dict[str, type[Bernoulli] | type[Gaussian]] = {"b": Bernoulli, "g": Gaussian}
@@ -100,7 +100,7 @@ def trained(
     machine = initialize(layers, lambda low, high, g, images: normal(low, high, g, std=0.05), mean, generator)
     kind = PersistentContrastiveDivergence if persistent else ContrastiveDivergence
     objective = kind(Gibbs(1), MeanField())
-    chains: States | None = start_at_mean(machine, 100, mean, generator) if persistent else None
+    chains: Chains | None = Chains(start_at_mean(machine, 100, mean, generator)) if persistent else None
     if rate is None:
         rate = 0.1 if isinstance(layers[0], Bernoulli) else 0.01
     for step in range(steps):
@@ -154,7 +154,7 @@ COVERED = (  # machine, temperatures
 )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------------- figures
+# ---------------------------------------------------------------------------------------------------------- metrics
 
 
 def accuracy(chains: int = 1000, temperatures: int = 1000) -> None:
@@ -248,7 +248,7 @@ def cost(temperatures: int = 10_000, chains: int = 100) -> None:
 def small(output: Path, epochs: int = 50) -> None:
     """Exact log-likelihood of RBM-16 on thresholded MNIST, PCD-1, centred, at the best of the rates 0.05, 0.1 and 0.2."""
     overrides = [
-        f"output_root={output}", "data=mnist", "data.hidden_units=16", "optimizer.lr=0.1", f"training.epochs={epochs}",
+        f"output_root={output}", "data=mnist", "hidden_units=16", "optimizer.lr=0.1", f"training.epochs={epochs}",
         f"seed={SEED}", "evaluation.every_epochs=0",
     ]  # fmt: skip
     folder = output / "rbm16"
@@ -263,8 +263,8 @@ def full(run: Path, output: Path) -> None:
     with initialize_config_dir(config_folder(), version_base="1.3"):
         config = compose("evaluate", overrides=[f"run={run}", f"output_root={output}"])
     started = time.perf_counter()
-    figures = evaluate(config, str(run), output / "evaluation")
-    ends = {name: round(value, 2) for name, value in figures.items() if name.endswith(("_low", "_high"))}
+    metrics = evaluate(config, str(run), output / "evaluation")
+    ends = {name: round(value, 2) for name, value in metrics.items() if name.endswith(("_low", "_high"))}
     print(f"full evaluation: {time.perf_counter() - started:.0f} s; {ends or 'not determined'}")
 
 
@@ -274,14 +274,14 @@ def _cpu_seconds(function: Callable[[], None]) -> float:
     return time.process_time() - started
 
 
-FIGURES: dict[str, Callable[[], None]] = {"accuracy": accuracy, "coverage": coverage, "cost": cost}
+MEASURED: dict[str, Callable[[], None]] = {"accuracy": accuracy, "coverage": coverage, "cost": cost}
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:] or list(FIGURES)
+    arguments = sys.argv[1:] or list(MEASURED)
     if arguments[0] == "small":
         small(Path(arguments[1]))
     elif arguments[0] == "full":
         full(Path(arguments[1]), Path(arguments[2]))
     else:
         for argument in arguments:
-            FIGURES[argument]()
+            MEASURED[argument]()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.common import LogLikelihood, ais, command, table
 from ebm_pipeline.evaluation.ais import LogPartition
-from ebm_pipeline.storage import load_model
+from ebm_pipeline.models.storage import load_model
 
 HEADER = ["model", "test, nats per image", "standard error", "effective sample size", "temperatures"]
 
@@ -25,7 +25,7 @@ def row(name: str, result: LogLikelihood) -> list[str]:
 def digits(output: Path) -> None:
     """`make reproduce` without the installation, and the default RBM on digits."""
     folder = output / "digits"
-    done = command("ebm-train", "-m", "experiment=notebook", "data=digits", output=folder)
+    done = command("ebm-train", "experiment=study", "data=digits", output=folder)
     print(f"the study on digits: {done.seconds:.0f} s\n")
     command("ebm-train", "data=digits", "model=rbm", f"hydra.run.dir={folder}/rbm", output=folder)
     rows = [row("RBM 64-64, default settings", ais(folder / "rbm" / "model.h5", "test", 10_000))]
@@ -44,7 +44,7 @@ def likelihood(output: Path) -> None:
 def study(output: Path) -> None:
     """The study on MNIST: its time, and the likelihood of each of its models by forward AIS."""
     folder = output / "study"
-    done = command("ebm-train", "-m", "experiment=notebook", f"hydra.sweep.dir={folder}/sweep", output=folder)
+    done = command("ebm-train", "experiment=notebook", f"hydra.sweep.dir={folder}/sweep", output=folder)
     print(f"the study on MNIST: {done.seconds / 60:.1f} minutes\n")
     study_likelihoods(folder / "sweep")
 
@@ -55,7 +55,14 @@ def sparsity(output: Path) -> None:
     for recipe in ("data=mnist", "experiment=notebook"):
         for model in ("rbm_l1", "rbm_l1_proximal"):
             folder = output / "sparsity" / f"{recipe.split('=')[1]}_{model}"
-            command("ebm-train", recipe, f"model={model}", f"hydra.run.dir={folder}", output=output / "sparsity")
+            command(
+                "ebm-train",
+                recipe,
+                f"model={model}",
+                "hydra.mode=RUN",
+                f"hydra.run.dir={folder}",
+                output=output / "sparsity",
+            )
             weights = load_model(folder / "model.h5").machine.weights[0]
             zeros = f"{float((weights == 0).float().mean()):.1%}"
             rows.append([recipe, *row(model, ais(folder / "model.h5", "test", 20_000)), zeros])

@@ -12,8 +12,8 @@ from unittest import mock
 import pytorch_lightning as pl
 
 from benchmarks.common import composed, table
-from ebm_pipeline import pipeline
-from ebm_pipeline.tracking import Tracker
+from ebm_pipeline.runs import train
+from ebm_pipeline.tracking.tracker import Tracker
 
 STAGES = ("before fit", "in fit", "after fit")
 BESIDE = "in fit, system metrics, a thread of their own"
@@ -53,7 +53,7 @@ WRITE, FIT = Tracker._write, pl.Trainer.fit
 def tracking(output: Path) -> None:
     """RBM 784-200 on MNIST, 20 epochs, pictures every 5, one thread, on a local store that is there already."""
     small = ("data=bars_and_stripes", "training.epochs=1", "evaluation.fantasy_sweeps=5", "threads=1")
-    pipeline.train(composed(output, *small), output / "before")  # makes the store
+    train.train(composed(output, *small), output / "before")  # makes the store
     config = composed(output, "data=mnist", "model=rbm", "training.epochs=20", "evaluation.every_epochs=5", "threads=1")
     watch = Watch()
     with (
@@ -62,7 +62,7 @@ def tracking(output: Path) -> None:
             pl.Trainer, "fit", lambda trainer, *given, **options: watch.timed_fit(trainer, *given, **options)
         ),
     ):
-        pipeline.train(config, output / "watched")
+        train.train(config, output / "watched")
     watch.ends.append(time.perf_counter())
     rows = []
     for stage in (*STAGES, BESIDE):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import command, composed, median_seconds, table
-from ebm_pipeline import pipeline
+from ebm_pipeline.runs import train
 
 BATCH, VISIBLE, HIDDEN, STEPS = 100, 784, 200, 570
 
@@ -35,12 +35,12 @@ def five_products(setting: str, dtype: torch.dtype = torch.float32) -> float:
 def epochs(output: Path, name: str, *overrides: str) -> tuple[float, float]:
     """Seconds of the training batches and of the validation of an epoch: medians over all epochs but the first."""
     folder = output / name
-    pipeline.train(composed(output, "data=mnist", "model=rbm", "threads=1", "training.epochs=6", *overrides), folder)
+    train.train(composed(output, "data=mnist", "model=rbm", "threads=1", "training.epochs=6", *overrides), folder)
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))[2:]
     return (
-        statistics.median(float(row["seconds_per_epoch"]) for row in rows),
-        statistics.median(float(row["validation_seconds"]) for row in rows),
+        statistics.median(float(row["time/seconds_per_epoch"]) for row in rows),
+        statistics.median(float(row["time/validation_seconds"]) for row in rows),
     )
 
 

@@ -1,4 +1,5 @@
-"""How often the verdict is right: machines made to be known. `python -m benchmarks.verdict [set | test]` prints two tables.
+"""How often the verdict is right: machines made to be known. `python -m benchmarks.verdict [set | test]` prints two tables, and
+`python -m benchmarks.verdict calibrate SEED` a third, of two hundred machines of known truth (`benchmarks.calibration`).
 
 The thresholds of conf/verdict/default.yaml were set on the machines of the first table, then left alone; the machines of the
 second one are others, of other sizes, data and seeds.
@@ -18,15 +19,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from benchmarks.calibration import calibrate
 from benchmarks.common import SEED, composed, hardware, table
 from benchmarks.likelihood import digits, trained
 from ebm_pipeline.cli import config_folder
-from ebm_pipeline.configuration import build, build_data
 from ebm_pipeline.evaluation.card import Likelihood
 from ebm_pipeline.evaluation.diagnostics import Diagnostics
+from ebm_pipeline.evaluation.equilibrium import shown_r_hat
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor
 from ebm_pipeline.evaluation.verdict import (
-    DIVERGED,
+    NOT_A_MODEL,
     NOT_DETERMINED,
     OUT_OF_EQUILIBRIUM,
     OVERFITTING,
@@ -35,11 +37,13 @@ from ebm_pipeline.evaluation.verdict import (
     Criteria,
     Verdict,
 )
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.initialization import initialize, normal
-from ebm_pipeline.layers import Bernoulli, Gaussian, Layer
-from ebm_pipeline.machine import BoltzmannMachine, assemble
-from ebm_pipeline.samplers import Gibbs, start_at_visible
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.initialization import initialize, normal
+from ebm_pipeline.models.layers import Bernoulli, Gaussian, Layer
+from ebm_pipeline.models.layers.gaussian import own_variances
+from ebm_pipeline.models.machine import BoltzmannMachine, assemble
+from ebm_pipeline.runs.configuration import build, build_data
+from ebm_pipeline.sampling import Gibbs, start_at_visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +79,7 @@ def two_modes() -> Known:
     machine = assemble(layers, [torch.full((20, 10), 0.8)])
     generator = torch.Generator().manual_seed(SEED)
     states = start_at_visible(machine, torch.zeros(1000, 20), generator)
-    visible = Gibbs(10).step(machine, states, generator)[0]
+    visible = Gibbs(10).sweep(machine, states, generator)[0]
     return Known(machine, visible[:500], visible[500:])
 
 
@@ -94,10 +98,14 @@ def coins() -> Known:
     return learned([Bernoulli.create(20), Bernoulli.create(12)], images[:40], images[40:], 5000, SEED + 2)
 
 
-def gaussian_digits() -> Known:
-    """A machine of Gaussian pixels on standardized digits."""
+def gaussian_digits(share: float | None) -> Known:
+    """A machine of Gaussian pixels on standardized digits; share: its variances over those of the pixels; None: all 1."""
     images = digits("g")[torch.randperm(1797, generator=torch.Generator().manual_seed(SEED + 3))]
-    return learned([Gaussian.create(64), Bernoulli.create(20)], images[:1300], images[1300:], 5000, SEED + 3)
+    pixels = Gaussian.create(64)
+    if share is not None:
+        pixels = pixels.with_tensors(variance=share * own_variances(images[:1300]).float())
+    rate = None if share is None else 0.02
+    return learned([pixels, Bernoulli.create(20)], images[:1300], images[1300:], 5000, SEED + 3, rate=rate)
 
 
 def mnist_by_cd() -> Known:
@@ -120,9 +128,9 @@ def at_its_start(layers: list[Layer], images: Tensor) -> Known:
 FIRST: dict[str, tuple[str, Callable[[], Known]]] = {
     "RBM 64-16 on digits, enumerated": (TRUSTWORTHY, lambda: of_digits([16], 5000)),
     "RBM 64-64 on digits, AIS": (TRUSTWORTHY, lambda: of_digits([64], 5000)),
-    "two modes, data of one": (OUT_OF_EQUILIBRIUM, two_modes),
+    "two modes, data of one": (NOT_A_MODEL, two_modes),
     "RBM 64-20 on 50 digits": (OVERFITTING, lambda: of_digits([20], 5000, 50)),
-    "RBM 64-64 on digits, rate 20": (DIVERGED, lambda: of_digits([64], 500, rate=20.0, falling=False)),
+    "RBM 64-64 on digits, rate 20": (NOT_A_MODEL, lambda: of_digits([64], 500, rate=20.0, falling=False)),
     "RBM 64-64, not trained": (
         UNTRAINED,
         lambda: at_its_start([Bernoulli.create(64), Bernoulli.create(64)], digits("b")),
@@ -130,12 +138,13 @@ FIRST: dict[str, tuple[str, Callable[[], Known]]] = {
 }
 SECOND: dict[str, tuple[str, Callable[[], Known]]] = {
     "RBM 16-12 on bars and stripes, enumerated": (TRUSTWORTHY, lambda: bars(12)),
-    "Gaussian RBM 64-20 on digits, enumerated": (TRUSTWORTHY, gaussian_digits),
+    "Gaussian RBM 64-20 on digits, variances half the data's": (TRUSTWORTHY, lambda: gaussian_digits(0.5)),
+    "Gaussian RBM 64-20 on digits, variances 1": (NOT_A_MODEL, lambda: gaussian_digits(None)),
     "DBM 64-32-16 on digits, AIS": (TRUSTWORTHY, lambda: of_digits([32, 16], 5000)),
     "RBM 784-100 on MNIST, CD-1": (OUT_OF_EQUILIBRIUM, mnist_by_cd),
     "RBM 64-40 on digits, 4 temperatures": (NOT_DETERMINED, lambda: of_digits([40], 5000, temperatures=4)),
     "RBM 20-12 on 40 images of coins": (OVERFITTING, coins),
-    "DBM 64-32-16 on digits, rate 20": (DIVERGED, lambda: of_digits([32, 16], 500, rate=20.0, falling=False)),
+    "DBM 64-32-16 on digits, rate 20": (NOT_A_MODEL, lambda: of_digits([32, 16], 500, rate=20.0, falling=False)),
     "Hopfield 64-10, not trained": (
         UNTRAINED,
         lambda: at_its_start([Bernoulli.create(64), Gaussian.create(10)], digits("b")),
@@ -147,7 +156,7 @@ SECOND: dict[str, tuple[str, Callable[[], Known]]] = {
 
 
 def judged(known: Known) -> tuple[Verdict, str]:
-    """The verdict with the thresholds of conf/, and the figures it looks at."""
+    """The verdict with the thresholds of conf/, and the metrics it looks at."""
     with initialize_config_dir(config_folder(), version_base="1.3"):
         config = compose("evaluate", ["run=none"])
     criteria: Criteria = build(config.verdict, "verdict")
@@ -156,16 +165,16 @@ def judged(known: Known) -> tuple[Verdict, str]:
         build(config.likelihood, "likelihood"), temperatures=known.temperatures, sweeps=1000
     )
     parts, mean_field = {"test": known.test, "train": known.train}, MeanField()
-    figures = monitor(known.machine, MonitoredImages(known.test, known.train, known.test), mean_field, SEED)
+    metrics = monitor(known.machine, MonitoredImages(known.test, known.train, known.test), mean_field)
     diagnosis = diagnostics(known.machine, parts, mean_field, SEED)
     card = likelihood(known.machine, known.train.mean(0), parts, known.train, "known", mean_field, SEED)
     ways = [[point.deviation for point in way] for way in diagnosis.approach.values()]
     gains = {part: card.unnormalized[part] - card.log_partition.low - card.independent[part] for part in parts}
     shown = (
-        f"R-hat {diagnosis.figures['samples_r_hat']:.3f}; deviation {max(way[-1] for way in ways):.2f} "
+        f"R-hat {shown_r_hat(diagnosis.samples_r_hat)}; deviation {max(way[-1] for way in ways):.2f} "
         f"(nearest {min(min(way) for way in ways):.2f}); nats gained {gains['train']:.1f}, test {gains['test']:.1f}"
     )
-    return criteria(figures, known.train.shape[1], card, diagnosis), shown
+    return criteria(metrics, known.train.shape[1], card, diagnosis), shown
 
 
 def report(machines: dict[str, tuple[str, Callable[[], Known]]]) -> None:
@@ -177,7 +186,7 @@ def report(machines: dict[str, tuple[str, Callable[[], Known]]]) -> None:
         right += verdict.name == expected
         rows.append((name, expected, verdict.name, shown, f"{time.perf_counter() - started:.0f}"))
         print(f"{name}: {verdict}", file=sys.stderr, flush=True)
-    table(("machine", "made to be", "verdict", "figures", "seconds"), rows)
+    table(("machine", "made to be", "verdict", "metrics", "seconds"), rows)
     print(f"{right} of {len(machines)} right\n")
 
 
@@ -186,6 +195,9 @@ TABLES = {"set": FIRST, "test": SECOND}
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print(hardware(), flush=True)
+    if sys.argv[1:2] == ["calibrate"]:
+        calibrate(int(sys.argv[2]) if len(sys.argv) > 2 else SEED, 200)
+        sys.exit()
     for argument in sys.argv[1:] or list(TABLES):
         print(f"\n## {argument}\n", flush=True)
         report(TABLES[argument])

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from ebm_pipeline.cli import config_folder
+from ebm_pipeline.tracking import records
 
 TINY = (
     "data=bars_and_stripes", "data.passes_per_epoch=1", "training.epochs=2", "training.chains=10", "threads=1",
@@ -44,15 +45,17 @@ class Outcome:
     err: str
 
 
-def run_command(command: Callable[[], None], *arguments: str, output_root: Path) -> Outcome:
-    """An entry point of `ebm_pipeline.cli` with these arguments, called from the output folder.
+def run_command(
+    command: Callable[[], None], *arguments: str, output_root: Path, variables: Mapping[str, str] | None = None
+) -> Outcome:
+    """An entry point of `ebm_pipeline.cli` with these arguments and environment variables, called from the output folder.
 
     An exception that would be a traceback comes through.
     """
     out, err, code = io.StringIO(), io.StringIO(), 0
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    environment = {"EBM_OUTPUT_DIR": str(output_root)}
+    environment = {"EBM_OUTPUT_DIR": str(output_root), **(variables or {})}
     output_root.mkdir(parents=True, exist_ok=True)
     GlobalHydra.instance().clear()
     try:
@@ -70,6 +73,11 @@ def run_command(command: Callable[[], None], *arguments: str, output_root: Path)
         GlobalHydra.instance().clear()
         root.handlers[:], root.level = handlers, level
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def own_run(folder: Path) -> records.RunRecord:
+    """The run in a folder of a test's own, whose word is taken for its store."""
+    return records.find_run(records.run_of(folder)["tracking_uri"], str(folder))
 
 
 def start(command: str, *arguments: str, folder: Path, outputs: Path) -> subprocess.CompletedProcess[str]:

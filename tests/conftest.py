@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from study import Study
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# `make test-slow ARGS="-k ..."` hands its words on to every make below it, which some tests start
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS"):
+    os.environ.pop(name, None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -42,23 +45,21 @@ def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     Processes that a test starts make their own.
     """
-    from mlflow.tracking import MlflowClient  # not in the head: pytest-xdist's controller would wait for them too
-
-    from ebm_pipeline import tracking
+    # not in the head: pytest-xdist's controller would wait for them too
+    from ebm_pipeline.tracking import database
+    from ebm_pipeline.tracking.environment import set_up_mlflow
 
     empty = tmp_path_factory.mktemp("store") / "mlflow.db"
+    make = database.new_schema
 
-    def copy_first(uri: str, artifact_root: Path, experiment: str) -> str:
-        path = Path(uri.removeprefix("sqlite:///"))
-        if uri.startswith("sqlite:///") and not path.exists() and path.parent.is_dir():
-            if not empty.exists():
-                MlflowClient(f"sqlite:///{empty}").search_experiments()
-            shutil.copy(empty, path)
-        return prepare_store(uri, artifact_root, experiment)
+    def copy_one(path: Path, artifact_root: Path) -> None:
+        if not empty.exists():
+            make(empty, artifact_root)
+        shutil.copy(empty, path)
 
-    prepare_store = tracking.prepare_store
+    set_up_mlflow()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "prepare_store", copy_first)
+        patch.setattr(database, "new_schema", copy_one)
         yield
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_pipeline.layers import LAYERS, Gaussian, Layer, Mixed, Potts, RectifiedGaussian
-from ebm_pipeline.machine import BoltzmannMachine, States, assemble
+from ebm_pipeline.models.layers import LAYERS, Gaussian, Layer, Mixed, Potts, RectifiedGaussian
+from ebm_pipeline.models.machine import BoltzmannMachine, States, assemble
 
 # (kinds, sizes): every depth, with Gaussian layers at the bottom, in the middle and at the top
 MACHINES = [

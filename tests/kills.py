@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 from commands import composed
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from ebm_pipeline import tracking
+from ebm_pipeline.tracking import records
 
 CONTEXT = multiprocessing.get_context("forkserver")  # one server imports torch and the rest, children are its forks
-CONTEXT.set_forkserver_preload(["ebm_pipeline.pipeline"])
+CONTEXT.set_forkserver_preload(["ebm_pipeline.runs.train"])
 
 
 def at_call(target: str, number: int, action: Callable[[], object]) -> tuple[Any, str, Callable[..., Any]]:
@@ -49,11 +50,11 @@ def kill_self(number: signal.Signals = signal.SIGKILL) -> None:
 
 def train_until(overrides: tuple[str, ...], output_root: Path, folder: Path, target: str, number: int) -> None:
     """What the child does: a run, until a function's call."""
-    from ebm_pipeline import pipeline
+    from ebm_pipeline.runs import train
 
     torch.set_num_threads(1)
     setattr(*at_call(target, number, kill_self))
-    pipeline.train(composed(*overrides, output_root=output_root), folder)
+    train.train(composed(*overrides, output_root=output_root), folder)
 
 
 def killed(overrides: tuple[str, ...], output_root: Path, folder: Path, target: str, number: int) -> None:
@@ -65,7 +66,7 @@ def killed(overrides: tuple[str, ...], output_root: Path, folder: Path, target: 
 
 
 def left_by(folder: Path, output_root: Path) -> dict[str, Any]:
-    """Everything that a run left, times excepted: checkpoints, arrays, metrics.csv, the store's figures and pictures."""
+    """Everything that a run left, times excepted: checkpoints, arrays, metrics.csv, the store's metrics and pictures."""
     left: dict[str, Any] = {}
     for path in sorted((folder / "checkpoints").rglob("*.ckpt")):
         saved = torch.load(path, weights_only=True)
@@ -89,16 +90,38 @@ def left_by(folder: Path, output_root: Path) -> dict[str, Any]:
             {key: value for key, value in row.items() if "seconds" not in key} for row in csv.DictReader(table)
         ]
     uri = f"sqlite:///{output_root / 'mlflow.db'}"
-    run = tracking.find_run(uri, str(folder))
+    run = records.find_run(uri, str(folder))
     left["status"] = run.status
     left["params"] = run.params
+    client = MlflowClient(uri)
     for name in (name for name in run.metrics if not name.startswith("system/")):
-        history = tracking.metric_history(uri, run.run_id, name)
-        left[f"store/{name}"] = history[0] if "seconds" in name else history
-    images = [entry.path.split("+")[:3] for entry in MlflowClient(uri).list_artifacts(run.run_id, "images")]
+        history = sorted((one.step, one.value) for one in client.get_metric_history(run.run_id, name))
+        left[f"store/{name}"] = [step for step, _ in history] if "seconds" in name else history
+    left["models"] = models_left(client, run.run_id)
+    images = [entry.path.split("+")[:3] for entry in client.list_artifacts(run.run_id, "images")]
     left["images"] = sorted(f"{key} {step}" for key, _, step in images)
     left["pictures"] = sorted(path.name for path in (folder / "pictures").iterdir())
     return left
+
+
+def steps_of(run: Run) -> dict[str, int]:
+    """The step of each logged model of a run, by its id."""
+    return {} if run.outputs is None else {output.model_id: output.step for output in run.outputs.model_outputs}
+
+
+def models_left(client: MlflowClient, run_id: str) -> list[Any]:
+    """The logged models of a run: their names, steps, numbers and files."""
+    run = client.get_run(run_id)
+    steps = steps_of(run)
+    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    return sorted(
+        (
+            model.name, str(model.status), model.params, steps[model.model_id],
+            sorted((metric.key, metric.step, metric.value, metric.dataset_digest) for metric in model.metrics or ()),
+            sorted(entry.path for entry in client.list_logged_model_artifacts(model.model_id)),
+        )
+        for model in models
+    )  # fmt: skip
 
 
 def assert_identical(one: Any, two: Any, where: str = "") -> None:
@@ -125,7 +148,7 @@ def run_count(folder: Path, output_root: Path) -> int:
     """How many runs of the store say that this folder is theirs."""
     client = MlflowClient(f"sqlite:///{output_root / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return len(client.search_runs(experiments, f"tags.`{tracking.OUTPUT_TAG}` = '{folder}'"))
+    return len(client.search_runs(experiments, f"tags.`{records.OUTPUT_TAG}` = '{folder}'"))
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, target: str, number: int, action: Callable[[], object]) -> None:

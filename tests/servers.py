@@ -1,13 +1,15 @@
-"""A real `mlflow server` on loopback, to be killed and started again."""
+"""A real `mlflow server` on loopback, to be killed and started again; ASGI applications without a server."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -74,3 +76,76 @@ class Server:
 
     def __exit__(self, *error: object) -> None:
         self.kill()
+
+
+class Pages:
+    """`ebm-ui` of an output folder. As a context manager it ends with the block; `said` is what it printed before it answered."""
+
+    def __init__(self, outputs: Path, log: Path) -> None:
+        self.uri = f"http://127.0.0.1:{(port := free_port())}"
+        self.log = log
+        command = "import sys; sys.argv[0] = 'ebm-ui'; from ebm_pipeline.cli import ui; ui()"
+        variables = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        with open(self.log, "w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", command, f"port={port}"], env=variables | {"EBM_OUTPUT_DIR": str(outputs)},
+                cwd=outputs, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def __enter__(self) -> Pages:
+        until = time.monotonic() + 180
+        while "Ctrl-C ends it" not in self.said:
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.process.kill()
+                raise AssertionError(f"ebm-ui did not start: {self.said}")
+            time.sleep(0.1)
+        return self
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until a server answers; fails with what it printed."""
+    until = time.monotonic() + 180
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if requests.get(address, timeout=5).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.3)
+    raise AssertionError(f"{address} does not answer: {log.read_text()}")
+
+
+def ask_app(app: Any, method: str, path: str, body: bytes | None, kind: str | None) -> tuple[int, str]:
+    """(status, text) of what an ASGI application answers, without a server; None: a body that does not come."""
+    headers = [] if kind is None else [(b"content-type", kind.encode())]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http", "path": path,
+        "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": headers, "server": ("127.0.0.1", 80),
+        "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    silent, body = body is None, body or b""
+    parts = [body[start : start + 2**20] for start in range(0, len(body), 2**20)] or [b""]
+    answers: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if silent:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def send(message: dict[str, Any]) -> None:
+        answers.append(message)
+
+    try:
+        asyncio.run(app(scope, receive, send))
+    except Exception:  # a fault, after it was answered: a server prints it
+        if not answers:
+            raise
+    return answers[0]["status"], b"".join(answer.get("body", b"") for answer in answers).decode()

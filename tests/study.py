@@ -8,8 +8,8 @@ from pathlib import Path
 
 from commands import start
 
-from ebm_pipeline import tracking
-from ebm_pipeline.tracking import RunRecord
+from ebm_pipeline.tracking import records
+from ebm_pipeline.tracking.records import RunRecord
 
 NAMES = ["Hopfield", "RBM", "RBM (L1)", "DBM"]
 
@@ -33,11 +33,11 @@ class Study:
 
     @property
     def parent(self) -> RunRecord:
-        return tracking.find_run(self.uri, str(self.sweep))
+        return records.find_run(self.uri, str(self.sweep))
 
     @property
     def runs(self) -> list[RunRecord]:
-        return sorted(tracking.children(self.uri, self.parent.run_id), key=lambda run: NAMES.index(run.name))
+        return sorted(records.children(self.uri, self.parent.run_id), key=lambda run: NAMES.index(run.name))
 
 
 def run_study(folder: Path) -> Study:

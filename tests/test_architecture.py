@@ -1,4 +1,4 @@
-"""Imports point one way: a module may import only from ranks before its own."""
+"""The rooms: imports point one way. A module may import only from rooms on floors below its own, and inside its room."""
 
 from __future__ import annotations
 
@@ -10,47 +10,70 @@ import pytest
 import ebm_pipeline
 
 PACKAGE = Path(ebm_pipeline.__file__).parent
-# Names of one rank do not know each other. A package (a folder) is one name.
-RANKS = [
-    ("errors", "numerics", "interruption", "provenance", "visible"),
-    ("files", "signatures"),
-    ("journal",),
-    ("layers", "data", "plots", "tracking"),
-    ("machine", "system_metrics"),
-    ("initialization", "inference", "labels"),
-    ("samplers",),
-    ("objectives",),
+# Floors, the ground first. Rooms of one floor do not know each other.
+FLOORS = [
+    ("support",),
+    ("data", "plots", "tracking"),
+    ("models",),
+    ("sampling",),
     ("evaluation",),
-    ("training",),
-    ("storage", "configuration", "report"),
-    ("tasks", "swept"),
-    ("comparison", "assessment", "resuming", "serving"),
-    ("planning", "sweeps", "answering"),
-    ("phases",),
-    ("pipeline",),
+    ("training", "tasks"),
+    ("runs",),
     ("cli",),
+    ("__main__",),
 ]
-RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-SHAPES_ONLY = ("data", "plots", "tracking")  # know files and the journal alone: plain arrays and shapes go in and out
-# Within training: what the module is made of, the module, what is built on it.
-TRAINING_RANKS = [
-    ("processes",),
-    (
-        "arrangement",
-        "blocks",
-        "centring",
-        "constraints",
-        "precision",
-        "penalties",
-        "schedules",
-        "pictures",
-        "checkpoints",
-    ),
-    ("module",),
-    ("callbacks", "pretraining"),
-    ("model",),
-]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Inside a room: files on floors likewise.
+INSIDE = {
+    "data": [
+        ("hdf5", "contained", "parts", "visible", "moments"),
+        ("values", "stored"),
+        ("reading", "transforms"),
+        ("batches", "information", "sources", "fitted"),
+        ("dataset", "describe"),
+    ],
+    "models": [
+        ("numerics", "layers"),
+        ("machine",),
+        ("initialization", "inference", "labels"),
+        ("storage", "foreign"),
+    ],
+    "tracking": [
+        ("address", "deadline", "environment", "journal", "provenance"),
+        ("database", "moved"),
+        ("store",),
+        ("logged_models",),
+        ("calls", "pages", "whose"),
+        ("records",),
+        ("tracker",),
+        ("system_metrics", "afterwards", "unsent"),
+    ],
+    "training": [
+        ("processes", "objectives"),
+        ("arrangement", "blocks", "centring", "constraints", "precision", "penalties", "schedules", "pictures", "checkpoints"),
+        ("recipe",),
+        ("module",),
+        ("callbacks", "pretraining"),
+        ("model",),
+    ],
+    "runs": [
+        ("folders", "help", "moved", "places", "report", "trust"),
+        ("configuration", "options", "serving", "swept"),
+        ("description",),
+        ("reference",),
+        ("assess", "compare", "resume", "data", "serve", "sync", "ui"),
+        ("present",),
+        ("referee", "plan", "sample"),
+        ("parameters",),
+        ("evaluate", "sweep"),
+        ("phases",),
+        ("models",),
+        ("train",),
+        ("estimators",),
+    ],
+}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
+MOST_AT_THE_ROOT = {"__init__.py", "__main__.py", "cli.py"}
 
 
 def imports(path: Path) -> set[str]:
@@ -62,73 +85,71 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}, line {node.lineno}: a relative import"
             assert node.module is not None
-            # `from ebm_pipeline import tracking` names a module, `from ebm_pipeline.tracking import Tracker` does not
-            own = {f"ebm_pipeline.{alias.name}" for alias in node.names} if node.module == "ebm_pipeline" else set()
+            # `from ebm_pipeline.runs import plan` names a module, `from ebm_pipeline.runs.plan import Plan` does not
+            own = {f"{node.module}.{alias.name}" for alias in node.names if module_file(f"{node.module}.{alias.name}")}
             found |= own or {node.module}
     return found
 
 
-def part(path: Path) -> str:
-    """The name in RANKS that a file belongs to."""
+def module_file(name: str) -> Path | None:
+    """The file or folder of a module of this package; None where there is none."""
+    path = PACKAGE.joinpath(*name.split(".")[1:])
+    if name.split(".")[0] != "ebm_pipeline":
+        return None
+    return path if path.is_dir() else path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
+
+
+def room(path: Path) -> str:
+    """The name in FLOORS that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def own_imports(path: Path) -> set[str]:
-    """Names in RANKS that a file imports, its own left out."""
-    return {name.split(".")[1] for name in imports(path) if name.startswith("ebm_pipeline.")} - {part(path)}
+    """Rooms that a file imports from, its own left out."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("ebm_pipeline.")} - {room(path)}
 
 
 def label(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def test_every_module_has_one_rank() -> None:
-    names = [name for names in RANKS for name in names]
-    assert len(names) == len(set(names))
-    assert {part(path) for path in MODULES} - {"__init__"} == set(names)
-    assert imports(PACKAGE / "__init__.py") == set()
+def test_every_file_is_in_a_room() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == MOST_AT_THE_ROOT
+    assert {room(path) for path in MODULES} - {"__init__"} == set(FLOOR)
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path != PACKAGE / "__init__.py"], ids=label)
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.parent != PACKAGE or path.name == "cli.py"], ids=label
+)
 def test_imports_point_one_way(path: Path) -> None:
-    later = {name for name in own_imports(path) if RANK[name] >= RANK[part(path)]}
-    assert not later, f"{label(path)} imports {sorted(later)}, which do not stand before it"
+    later = {name for name in own_imports(path) if FLOOR[name] >= FLOOR[room(path)]}
+    assert not later, f"{label(path)} imports from {sorted(later)}, on no floor below its own"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if part(path) in SHAPES_ONLY], ids=label)
-def test_data_plots_and_tracking_know_no_models(path: Path) -> None:
-    assert own_imports(path) <= {"errors", "files", "journal", "visible"}
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_room_is_ordered_inside(name: str) -> None:
+    floor = {file: floor for floor, files in enumerate(INSIDE[name]) for file in files}
+    assert {path.stem for path in (PACKAGE / name).iterdir() if path.stem[:2] != "__"} == set(floor)
+    for path in (PACKAGE / name).rglob("*.py"):
+        own = path.relative_to(PACKAGE / name).parts[0].removesuffix(".py")
+        inner = {found.split(".")[2] for found in imports(path) if found.startswith(f"ebm_pipeline.{name}.")} - {own}
+        later = {found for found in inner if own in floor and floor[found] >= floor[own]}
+        assert not later, f"{label(path)} imports {sorted(later)}, which do not stand before it"
 
 
-def test_only_tracking_and_serving_import_mlflow() -> None:
+def test_only_tracking_and_the_served_model_import_mlflow() -> None:
     users = {label(path) for path in MODULES if any(name.split(".")[0] == "mlflow" for name in imports(path))}
-    assert users == {"tracking.py", "system_metrics.py", "serving.py"}
-
-
-def test_only_pipelines_and_callbacks_use_tracking() -> None:
-    users = {label(path) for path in MODULES if "tracking" in own_imports(path)}
-    assert users <= {
-        "configuration.py", "comparison.py", "planning.py", "phases.py", "pipeline.py", "sweeps.py", "assessment.py",
-        "answering.py", "cli.py", "resuming.py", "system_metrics.py", "swept.py", "training/callbacks.py",
-    }  # fmt: skip
+    assert {user for user in users if not user.startswith("tracking/")} == {"runs/serve.py"}
 
 
 def test_the_core_does_not_know_lightning_hydra_or_matplotlib() -> None:
-    core = {name for names in RANKS[: RANK["training"]] for name in names} - {*SHAPES_ONLY, "system_metrics"}
     outside = {"pytorch_lightning", "hydra", "omegaconf", "matplotlib", "mlflow", "h5py"}
-    for path in MODULES:
-        if part(path) in core:
-            assert not {name.split(".")[0] for name in imports(path)} & outside, label(path)
-
-
-def test_training_is_ordered_inside() -> None:
-    rank = {name: rank for rank, names in enumerate(TRAINING_RANKS) for name in names}
-    files = [path for path in MODULES if part(path) == "training" and path.stem != "__init__"]
-    assert {path.stem for path in files} == set(rank)
-    for path in files:
-        inner = {name.split(".")[2] for name in imports(path) if name.startswith("ebm_pipeline.training.")}
-        later = {name for name in inner if rank[name] >= rank[path.stem]}
-        assert not later, f"{label(path)} imports {sorted(later)}, which do not stand before it"
+    core = [
+        path for path in MODULES if room(path) in ("models", "sampling", "evaluation") or "objectives" in path.parts
+    ]
+    for path in core:
+        known = outside - ({"h5py"} if path.name in ("storage.py", "foreign.py") else set())  # what holds a machine
+        assert not {name.split(".")[0] for name in imports(path)} & known, label(path)
 
 
 def test_a_command_starts_without_torch() -> None:
@@ -137,6 +158,37 @@ def test_a_command_starts_without_torch() -> None:
     top = [ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     own = [line for line in top if "ebm_pipeline" in line]
     assert own == [
-        "from ebm_pipeline.errors import UserError, within_memory",
-        "from ebm_pipeline.interruption import Interrupted, ending_with_parent, interruptible",
+        "from ebm_pipeline import __version__",
+        "from ebm_pipeline.support import conf",
+        "from ebm_pipeline.support.errors import UserError, within_memory",
+        "from ebm_pipeline.support.interruption import Interrupted, ending_with_parent, interruptible",
+        "from ebm_pipeline.support.terminal import set_up_terminal",
+        "from ebm_pipeline.tracking.environment import set_up_mlflow",
     ]
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 60
+
+
+def functions(text: str) -> dict[str, int]:
+    """Lines of each function of a file, by its name and first line."""
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return {f"{node.name}, line {node.lineno}": (node.end_lineno or node.lineno) - node.lineno + 1 for node in nodes}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= MOST_LINES_OF_A_FILE
+    assert not {name: length for name, length in functions(text).items() if length > MOST_LINES_OF_A_FUNCTION}
+
+
+def test_most_functions_are_very_short() -> None:
+    """Half of them have at most 6 lines, nine in ten at most 20."""
+    lengths = sorted(length for path in MODULES for length in functions(path.read_text(encoding="utf-8")).values())
+    assert lengths[len(lengths) // 2] <= 6
+    assert lengths[len(lengths) * 9 // 10] <= 20

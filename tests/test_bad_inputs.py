@@ -22,13 +22,15 @@ import torch
 from bad_inputs import Case
 from commands import PLAIN, composed, start
 
-from ebm_pipeline import answering, assessment, cli, comparison, pipeline, plots, tracking
+from ebm_pipeline import cli, plots
 from ebm_pipeline.data import load
 from ebm_pipeline.data.sources import FILES, BarsAndStripes, Idx
 from ebm_pipeline.data.transforms import Threshold
-from ebm_pipeline.errors import DivergedError, UserError
-from ebm_pipeline.storage import load_model
-from ebm_pipeline.tasks import hidden_pixels
+from ebm_pipeline.models.storage import load_model
+from ebm_pipeline.runs import compare, evaluate, sample, train
+from ebm_pipeline.support.errors import DivergedError, UserError
+from ebm_pipeline.tasks.inpainting import hidden_pixels
+from ebm_pipeline.tracking import records, tracker
 from ebm_pipeline.training.checkpoints import LAST, newest
 
 SECONDS = 20  # that a bad input may take to be refused
@@ -81,7 +83,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A store, the folder of a finished run, and somebody's own data."""
     root = tmp_path_factory.mktemp("bad")
     run, file = root / "run", root / "own.h5"
-    pipeline.train(composed(*PLAIN, output_root=root / "outputs"), run)
+    train.train(composed(*PLAIN, output_root=root / "outputs"), run)
     with h5py.File(file, "w") as images:
         images["train/images"] = np.random.default_rng(0).integers(0, 2, (60, 16)).astype(np.uint8) * 255
     return {"outputs": root / "outputs", "run": run, "file": file}
@@ -95,13 +97,13 @@ def work(case: Case, places: dict[str, Path], folder: Path) -> Any:
     run = str(places["run"])
     match case.command:
         case "train":
-            return pipeline.train(config, folder)
+            return train.train(config, folder)
         case "evaluate":
-            return assessment.evaluate(config, run, folder)
+            return evaluate.evaluate(config, run, folder)
         case "sample":
-            return answering.ask(config, run, folder)
+            return sample.ask(config, run, folder)
         case "compare":
-            return comparison.compare_runs(config, [run], folder)
+            return compare.compare_runs(config, [run], folder)
         case command:
             return {"data": cli._data, "sync": cli._sync}[command](config)
 
@@ -109,8 +111,8 @@ def work(case: Case, places: dict[str, Path], folder: Path) -> Any:
 def answer(case: Case, places: dict[str, Path], folder: Path) -> str | None:
     """The message that the case gets; None where it was accepted, so that the work would begin."""
     with (
-        mock.patch.object(tracking.Tracker, "start", accept), mock.patch.object(assessment, "monitor", accept),
-        mock.patch.object(answering, "tqdm", accept), mock.patch.object(comparison, "compare", accept), time_limit(),
+        mock.patch.object(tracker.Tracker, "start", accept), mock.patch.object(evaluate, "monitor", accept),
+        mock.patch.object(sample, "progress_bar", accept), mock.patch.object(compare, "compare", accept), time_limit(),
     ):  # fmt: skip
         try:
             work(case, places, folder)
@@ -122,15 +124,15 @@ def answer(case: Case, places: dict[str, Path], folder: Path) -> str | None:
 
 
 def is_legal(case: Case, places: dict[str, Path], folder: Path) -> bool:
-    """The rule: a value of its leaf's own kind that is accepted, with which the work comes to its end in finite figures.
+    """The rule: a value of its leaf's own kind that is accepted, with which the work comes to its end in finite metrics.
 
     A training that diverges says so: how large a learning rate may be cannot be known before.
     """
     try:
-        figures = work(case, places, folder)
+        metrics = work(case, places, folder)
     except DivergedError:
         return True
-    return figures is None or not isinstance(figures, dict) or all(map(math.isfinite, figures.values()))
+    return metrics is None or not isinstance(metrics, dict) or all(map(math.isfinite, metrics.values()))
 
 
 def check_message(message: str, what: str) -> None:
@@ -252,11 +254,11 @@ def pictures(places: dict[str, Path], folder: Path) -> tuple[Path, Callable[[], 
     """As `ebm-compare` reads it; what would be drawn is compared."""
     path = folder / "pictures.h5"
     path.write_bytes((places["run"] / "pictures.h5").read_bytes())
-    record = tracking.RunRecord("0" * 32, "RBM", "FINISHED", None, folder)
+    record = records.RunRecord("0" * 32, "RBM", "FINISHED", None, folder)
 
     def read() -> Any:
         with mock.patch.object(plots, "comparison", lambda rows, shape, title, how: (rows, shape, list(how.encode()))):
-            return comparison.comparison_figures({"run": record})
+            return compare.comparison_figures({"run": record})
 
     return path, read
 
@@ -274,17 +276,17 @@ def of_a_run(name: str) -> Callable[[dict[str, Path], Path], tuple[Path, Callabl
         for own in ("run.json", "config.yaml", "model.h5", "pictures.h5"):
             (folder / own).write_bytes((places["run"] / own).read_bytes())
         known = json.loads((folder / "run.json").read_text())
-        record = tracking.RunRecord(known["run_id"], "RBM", "FINISHED", None, folder)
+        record = records.RunRecord(known["run_id"], "RBM", "FINISHED", None, folder)
         config = composed("run=x", "threads=1", output_root=places["outputs"], name="evaluate")
 
         def read() -> Any:
-            found = mock.patch.object(tracking, "find_model", return_value=record)
-            with found, mock.patch.object(assessment, "monitor", accept):
+            found = mock.patch.object(records, "find_model", return_value=record)
+            with found, mock.patch.object(evaluate, "monitor", accept):
                 try:
                     if name == "run.json":
-                        tracking.run_of(folder)
+                        records.run_of(folder)
                     else:
-                        assessment.evaluate(config.copy(), str(folder), folder)
+                        evaluate.evaluate(config.copy(), str(folder), folder)
                 except Accepted:
                     pass
 

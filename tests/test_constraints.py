@@ -15,7 +15,7 @@ from test_training import fit, monitored, recipe, small_machine, stripes
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.training import Constraint, FixedColumnNorm, NonNegative, ProximalL1, ZeroMask
 from ebm_pipeline.training.constraints import step_size
 from ebm_pipeline.training.module import BoltzmannTraining

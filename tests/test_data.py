@@ -18,8 +18,10 @@ import pytest
 import torch
 
 from ebm_pipeline.data import DataSet, load
-from ebm_pipeline.data.hdf5 import describe, digest, shuffled_copy, write
-from ebm_pipeline.data.sources import FILES, BarsAndStripes, Idx, digits, existing, parse_idx
+from ebm_pipeline.data.describe import describe, write_copy
+from ebm_pipeline.data.reading import parse_idx, read
+from ebm_pipeline.data.sources import FILES, BarsAndStripes, Idx, digits, existing
+from ebm_pipeline.data.stored import write
 from ebm_pipeline.data.transforms import (
     Decorrelate,
     Dequantise,
@@ -31,7 +33,8 @@ from ebm_pipeline.data.transforms import (
     Threshold,
     Transform,
 )
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.data.values import Values
+from ebm_pipeline.support.errors import UserError
 
 MNIST_MD5 = (
     "6bbc9ace898e44ae57da46a324031adb",
@@ -195,7 +198,7 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path) -> None:
 
 def test_threshold_is_above_half_of_255() -> None:
     images = torch.tensor([[0, 127, 128, 255]], dtype=torch.uint8)
-    binary = Threshold()(images, torch.Generator())
+    binary = Threshold(values=Values("grey8"))(images, torch.Generator())
     assert binary.dtype == torch.float32
     assert binary.tolist() == [[0, 0, 1, 1]]
     assert Threshold()(torch.tensor([[0.5, 0.51]]), torch.Generator()).tolist() == [[0, 1]]
@@ -208,7 +211,7 @@ def test_stochastic_draws_by_grey_level_anew_for_each_batch_but_once_for_evaluat
     loader = data.train_batches()
     assert not torch.equal(torch.cat(list(loader)).sum(0), torch.cat(list(loader)).sum(0))
     grey = torch.full((20_000, 1), 51, dtype=torch.uint8)
-    drawn = Stochastic()(grey, torch.Generator().manual_seed(1))
+    drawn = Stochastic(values=Values("grey8"))(grey, torch.Generator().manual_seed(1))
     assert abs(float(drawn.mean()) - 0.2) < 5 * (0.16 / 20_000) ** 0.5
     stored = data.stored
     assert stored is not None
@@ -245,12 +248,12 @@ def test_decorrelated_images_lie_along_their_principal_components(tmp_path: Path
 
 @pytest.mark.parametrize("transform", [Dequantise(0.2), Decorrelate(0.2), Scale(), Threshold(), Spin()])
 def test_pictures_show_grey_levels(transform: Transform, tmp_path: Path) -> None:
-    """What is shown of an image and transformed again is that image; where no pixel is binarised it is the stored one."""
+    """Grey levels that are shown give the image again; where no pixel is binarised they are those of the stored one."""
     data = loaded(small_file(tmp_path), transform)
     assert data.stored is not None
     transformed = data.transform.expected(data.stored)
     shown = data.transform.to_grey(transformed)
-    torch.testing.assert_close(data.transform.expected(shown), transformed)
+    torch.testing.assert_close(data.transform.of_levels(shown), transformed)
     if not isinstance(transform, Threshold):
         torch.testing.assert_close(shown, data.stored / 255, rtol=1e-5, atol=1e-6)
 
@@ -315,7 +318,7 @@ def test_no_files_and_no_network_is_one_message(tmp_path: Path, monkeypatch: pyt
     ("raw", "message"),
     [
         (b"", "no IDX"),
-        (b"\x00\x00\x0d\x01\x00\x00\x00\x01abcd", "no IDX"),
+        (b"\x00\x00\x07\x01\x00\x00\x00\x01abcd", "no IDX"),
         (struct.pack(">HBBI", 0, 8, 1, 10) + b"123", "truncated"),
         (struct.pack(">HBB", 0, 8, 3), "truncated"),
     ],
@@ -358,18 +361,20 @@ def test_the_old_pandas_file_is_read(tmp_path: Path) -> None:
 
 def test_describe_and_shuffled_copy(tmp_path: Path) -> None:
     path = small_file(tmp_path)
-    text = describe(path)
+    images = read(str(path))
+    text = describe(images)
     assert "60 images of 16 pixels, uint8" in text
     assert "4 x 4" in text
     for name in ("one.h5", "two.h5"):
-        shuffled_copy(path, tmp_path / name, seed=5)
-    assert digest(tmp_path / "one.h5") == digest(tmp_path / "two.h5") != digest(path)
+        write_copy(images, tmp_path / name, seed=5)
+    one, two = (read(str(tmp_path / name)).digest() for name in ("one.h5", "two.h5"))
+    assert one == two != images.digest()
     with h5py.File(tmp_path / "one.h5") as file:
         assert file["train/images"][:, 0].tolist() == file["train/labels"][:].tolist() != list(range(60))
-    shuffled_copy(path, tmp_path / "three.h5", seed=6)
-    assert digest(tmp_path / "three.h5") != digest(tmp_path / "one.h5")
+    write_copy(images, tmp_path / "three.h5", seed=6)
+    assert read(str(tmp_path / "three.h5")).digest() != one
     with pytest.raises(UserError, match="cannot take the place"):
-        shuffled_copy(path, path, seed=5)
+        write_copy(images, path, seed=5)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
@@ -392,7 +397,7 @@ def with_arrays(**arrays: Any) -> Callable[[Path], None]:
     return make
 
 
-GOOD = np.zeros((20, 4), dtype=np.float32)
+GOOD = np.eye(20, 4, dtype=np.float32)
 
 
 def truncated(path: Path) -> None:
@@ -406,14 +411,16 @@ def truncated(path: Path) -> None:
     [
         (lambda path: path.write_text("hello"), "no HDF5 file"),
         (truncated, "truncated"),
-        (with_arrays(other=GOOD), "no train/images"),
+        (with_arrays(other=GOOD, another=GOOD), "no train/images; it has another .*other"),
+        (with_arrays(train__images=GOOD, train__labels=3), "one integer per image"),
         (with_arrays(train__images=np.zeros(7, dtype=np.uint8)), "shape"),
         (with_arrays(train__images=np.zeros((0, 4), dtype=np.uint8)), "shape"),
-        (with_arrays(train__images=GOOD.astype("float64")), "float64"),
+        (with_arrays(train__images=GOOD.astype("complex64")), "complex64"),
+        (with_arrays(train__images=np.array([[b"a", b"b"]] * 9)), "holds .S1"),
         (with_arrays(train__images=np.full((20, 4), np.nan, dtype=np.float32)), "NaN"),
         (with_arrays(train__images=GOOD, train__labels=np.zeros(19, dtype=int)), "20 images and 19 labels"),
         (with_arrays(train__images=GOOD, test__images=np.zeros((3, 9), dtype=np.float32)), "9 columns"),
-        (with_arrays(train__images=GOOD[:1]), "cannot be split"),
+        (with_arrays(train__images=GOOD[:1]), "1 training image cannot be split .*; give more images"),
         (with_arrays(train__images__deeper=GOOD), "group"),
     ],
 )
@@ -436,7 +443,7 @@ def test_a_source_that_writes_nothing_is_refused_though_the_file_is_there(tmp_pa
 
 def test_labels_that_are_no_integers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.h5"
-    with_arrays(train__images=GOOD, train__labels=np.zeros(20, dtype=np.float32))(path)
+    with_arrays(train__images=GOOD, train__labels=np.full(20, 0.5, dtype=np.float32))(path)
     with pytest.raises(UserError, match="one integer per image"):
         loaded(path).labels("train")
 
@@ -452,6 +459,6 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="parts train, validation, test"):
         loaded(path).images("training")
     wide = tmp_path / "wide.h5"
-    with_arrays(train__images=GOOD + 3)(wide)
-    with pytest.raises(UserError, match=r"range from 3 to 3.*standardize"):
+    with_arrays(train__images=GOOD + 300)(wide)
+    with pytest.raises(UserError, match=r"real numbers from 300 to 301.*threshold.*model=grbm"):
         loaded(wide, Threshold())

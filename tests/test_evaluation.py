@@ -1,4 +1,4 @@
-"""log Z and likelihoods against brute force in float64, and the monitored figures against their definitions."""
+"""log Z and likelihoods against brute force in float64, and the monitored metrics against their definitions."""
 
 from __future__ import annotations
 
@@ -23,15 +23,27 @@ from helpers import (
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation import enumeration
 from ebm_pipeline.evaluation.ais import LogPartition, annealed_importance_sampling, summarize
 from ebm_pipeline.evaluation.enumeration import enumerable_parity, exact_log_partition
-from ebm_pipeline.evaluation.likelihood import independent_log_likelihood, unnormalized
-from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor, monitor_clamped, weight_figures
-from ebm_pipeline.inference import MeanField, bound
-from ebm_pipeline.layers import Bernoulli, Layer, Mixed
-from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, assemble
+from ebm_pipeline.evaluation.likelihood import (
+    highest_log_likelihood,
+    independent_log_likelihood,
+    independent_units,
+    unnormalized,
+)
+from ebm_pipeline.evaluation.metrics import (
+    PIXELS_OF_IMAGE,
+    MonitoredImages,
+    flip_pixels,
+    monitor,
+    monitor_clamped,
+    weight_metrics,
+)
+from ebm_pipeline.models.inference import MeanField, bound
+from ebm_pipeline.models.layers import Bernoulli, Layer, Mixed, RectifiedGaussian
+from ebm_pipeline.models.machine import EVEN, ODD, BoltzmannMachine, assemble
+from ebm_pipeline.support.errors import UserError
 
 Case = tuple[tuple[str, ...], tuple[int, ...]]
 CONVERGED = MeanField(tolerance=1e-12, max_steps=2000)
@@ -317,34 +329,80 @@ def test_many_images_are_taken_block_by_block() -> None:
     assert likelihood_of(machine, images.repeat(1500, 1)) == pytest.approx(likelihood_of(machine, images), abs=1e-9)
 
 
-def test_independent_pixels_are_what_their_formula_says(generator: torch.Generator) -> None:
-    mean = visible_mean(4)
-    images = (normal(generator, 9, 4) > 0).double()
+def alone(kind: str, training: torch.Tensor, images: torch.Tensor) -> float:
+    """Nats per image of independent units fitted to training images, from a machine of random parameters."""
+    machine = random_machine((kind, "bernoulli"), (training.shape[1], 3), seed=21, offsets=1.0)
+    return independent_log_likelihood(independent_units(machine.layers[0], training), images)
+
+
+def test_independent_units_are_those_of_the_data_and_not_of_the_machine(generator: torch.Generator) -> None:
+    """Each kind against its formula in the data's own means and variances; the machine's parameters are random."""
+    ones, images = ((torch.rand(rows, 4, generator=generator) < 0.3).double() for rows in (50, 9))
+    mean = ones.mean(0)
     expected = (images * mean.log() + (1 - images) * (1 - mean).log()).sum(1).mean()
-    machine = random_machine(("bernoulli", "gaussian"), (4, 3), seed=21, offsets=1.0)
-    assert independent_log_likelihood(machine, mean, images) == pytest.approx(float(expected), rel=1e-9)
+    assert alone("bernoulli", ones, images) == pytest.approx(float(expected), rel=1e-9)
+    assert alone("ising", 2 * ones - 1, 2 * images - 1) == pytest.approx(float(expected), rel=1e-9)
 
-    machine = random_machine(("gaussian", "bernoulli"), (4, 3), seed=21)
-    variance = machine.named_tensors()["layers/0/variance"]
-    images = normal(generator, 9, 4)
-    expected = torch.distributions.Normal(mean, variance.sqrt()).log_prob(images).sum(1).mean()
-    assert independent_log_likelihood(machine, mean, images) == pytest.approx(float(expected), rel=1e-9)
+    sites, seen = (torch.randint(2, (rows, 2), generator=generator) for rows in (50, 9))
+    one_hot = torch.nn.functional.one_hot
+    shares = one_hot(sites, 2).double().mean(0)
+    expected = (one_hot(seen, 2) * shares.log()).sum((1, 2)).mean()
+    assert alone("potts", one_hot(sites, 2).flatten(1).double(), one_hot(seen, 2).flatten(1).double()) == pytest.approx(
+        float(expected), rel=1e-9
+    )
+
+    for scale, shift in ((1.0, 0.0), (1e-3, 500.0), (1e3, 500.0)):
+        real, images = (scale * normal(generator, rows, 4) + shift for rows in (50, 9))
+        distribution = torch.distributions.Normal(real.mean(0), real.std(0, correction=0))
+        expected = distribution.log_prob(images).sum(1).mean()
+        for kind in ("gaussian", "learned_gaussian"):
+            assert alone(kind, real, images) == pytest.approx(float(expected), abs=1e-3)
 
 
-def test_pixels_that_are_never_on_keep_the_independent_likelihood_finite() -> None:
-    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=22)
-    mean = torch.tensor([0.0, 1.0, 0.5, 0.0], dtype=torch.float64)
-    found = independent_log_likelihood(machine, mean, torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64))
+def test_independent_rectified_units_are_those_of_the_data(generator: torch.Generator) -> None:
+    """Draws of a known layer: the fit has at least nearly its likelihood, and is the same from any machine."""
+    layer = RectifiedGaussian(torch.tensor([-0.5, 2.0]).double(), torch.tensor([2.0, 0.3]).double())
+    training = layer.sample(torch.zeros(5000, 2, dtype=torch.float64), generator)
+    own = float(-(layer.energy(training) + layer.log_partition(torch.zeros(2, dtype=torch.float64))).mean())
+    found = alone("rectified_gaussian", training, training)
+    assert own - 0.02 < found < own + 0.01
+
+
+def test_six_units_of_white_noise_have_the_entropy_of_six_unit_gaussians(generator: torch.Generator) -> None:
+    noise = normal(generator, 4000, 6)
+    assert alone("gaussian", noise, noise) == pytest.approx(-3 * math.log(2 * math.pi * math.e), abs=0.1)  # -8.5
+
+
+def test_units_that_are_constant_in_the_data_keep_the_independent_likelihood_finite() -> None:
+    training = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
+    found = alone("bernoulli", training, torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64))
     assert found == pytest.approx(2 * math.log(1e-4) + math.log(0.5) + math.log(1 - 1e-4), rel=1e-6)
+    assert math.isfinite(alone("gaussian", 3 * training, training))
+    assert math.isfinite(alone("gaussian", training[:1], training))
+    assert math.isfinite(alone("rectified_gaussian", training, training))
 
 
-# ---------------------------------------------------------------------------------------------- monitored figures
+def test_no_distribution_has_more_nats_than_the_entropy_of_the_images(generator: torch.Generator) -> None:
+    layer = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=1).layers[0]
+    images = torch.tensor([[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=torch.float64)
+    assert highest_log_likelihood(layer, images) == pytest.approx(0.5 * math.log(0.5) + 0.5 * math.log(0.25))
+    assert highest_log_likelihood(layer, images[1:]) == pytest.approx(-math.log(3))
+    assert highest_log_likelihood(random_machine(("gaussian", "bernoulli"), (3, 2), seed=1).layers[0], images) is None
+    for seed in range(20):
+        machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=seed, weights=3.0)
+        nats = unnormalized(machine, images, MeanField()) - exact_log_partition(machine)
+        bound = highest_log_likelihood(layer, images)
+        assert bound is not None
+        assert nats < bound
+
+
+# ---------------------------------------------------------------------------------------------- monitored metrics
 
 
 def spectrum(matrices: int) -> list[str]:
-    """Names of the figures of singular values."""
+    """Names of the metrics of singular values."""
     names = ("largest_singular_value", "singular_participation")
-    return [f"weights_{index + 1}_{name}" for index in range(matrices) for name in names]
+    return [f"weights/{name}_{index + 1}" for index in range(matrices) for name in names]
 
 
 def monitored(images: Tensor) -> MonitoredImages:
@@ -364,57 +422,65 @@ def rms(difference: Tensor) -> float:
 def test_figures_of_an_rbm_are_their_definitions(offsets: float, generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=23, offsets=offsets)
     images = monitored(binary_images(generator))
-    figures = monitor(machine, images, CONVERGED, seed=1)
+    metrics = monitor(machine, images, CONVERGED)
     plain = machine.folded()
     (weights,) = plain.weights
     b, c = plain.layers[0].bias, plain.layers[1].bias
     for name, given in (("reconstruction", images.validation), ("denoising", images.noisy)):
         hidden = (given @ weights + c > 0).double()  # modes
         mean = torch.sigmoid(hidden @ weights.T + b)
-        assert figures[f"{name}_error"] == pytest.approx(rms(images.validation - mean))
+        assert metrics[f"validation/{name}_error"] == pytest.approx(rms(images.validation - mean))
         wrong = ((mean > 0.5).double() != images.validation).double().mean()
-        assert figures[f"{name}_wrong_pixels"] == pytest.approx(float(wrong))
+        assert metrics[f"validation/{name}_wrong_pixels"] == pytest.approx(float(wrong))
 
     def free_energy(visible: Tensor) -> Tensor:
         return -(visible @ b) - softplus(visible @ weights + c).sum(1)
 
     gap = free_energy(images.validation).mean() - free_energy(images.training).mean()
-    assert figures["free_energy_gap"] == pytest.approx(float(gap))
-    assert set(figures) == {
-        "reconstruction_error", "reconstruction_wrong_pixels", "denoising_error", "denoising_wrong_pixels",
-        "weight_norm", "weight_sparsity", "free_energy_gap", "pseudo_likelihood", *spectrum(1),
+    assert metrics["validation/free_energy_gap"] == pytest.approx(float(gap))
+    assert set(metrics) == {
+        "validation/reconstruction_error", "validation/reconstruction_wrong_pixels", "validation/denoising_error",
+        "validation/denoising_wrong_pixels",
+        "weights/norm", "weights/sparsity", "validation/free_energy_gap", "validation/pseudo_likelihood", *spectrum(1),
     }  # fmt: skip
 
 
 def test_figures_of_a_hopfield_network_go_through_hidden_means(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli", "gaussian"), (4, 3), seed=24)
     images = monitored(binary_images(generator))
-    figures = monitor(machine, images, CONVERGED, seed=1)
+    metrics = monitor(machine, images, CONVERGED)
     tensors = machine.named_tensors()
     hidden = tensors["layers/1/variance"] * (images.noisy @ tensors["weights/0"] + tensors["layers/1/bias"])
     mean = torch.sigmoid(hidden @ tensors["weights/0"].T + tensors["layers/0/bias"])
-    assert figures["denoising_error"] == pytest.approx(rms(images.validation - mean))
-    assert {"pseudo_likelihood", "free_energy_gap", "denoising_wrong_pixels"} <= set(figures)
+    assert metrics["validation/denoising_error"] == pytest.approx(rms(images.validation - mean))
+    assert {"validation/pseudo_likelihood", "validation/free_energy_gap", "validation/denoising_wrong_pixels"} <= set(
+        metrics
+    )
 
 
 def test_a_gaussian_rbm_has_no_figures_of_binary_pixels(generator: torch.Generator) -> None:
     machine = random_machine(("gaussian", "bernoulli"), (4, 3), seed=25)
     tensors = machine.named_tensors()
     for images in (monitored(normal(generator, 40, 4)), monitored(binary_images(generator))):
-        figures = monitor(machine, images, CONVERGED, seed=1)
+        metrics = monitor(machine, images, CONVERGED)
         hidden = (images.validation @ tensors["weights/0"] + tensors["layers/1/bias"] > 0).double()
         mean = tensors["layers/0/variance"] * (hidden @ tensors["weights/0"].T + tensors["layers/0/bias"])
-        assert figures["reconstruction_error"] == pytest.approx(rms(images.validation - mean))
-        assert set(figures) == {
-            "reconstruction_error", "denoising_error", "weight_norm", "weight_sparsity", "free_energy_gap", *spectrum(1)
+        assert metrics["validation/reconstruction_error"] == pytest.approx(rms(images.validation - mean))
+        assert set(metrics) == {
+            "validation/reconstruction_error", "validation/denoising_error", "weights/norm", "weights/sparsity",
+            "validation/free_energy_gap", *spectrum(1)
         }  # fmt: skip
 
 
 def test_grey_pixels_have_no_figures_of_binary_pixels(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=26)
     images = monitored(torch.rand(40, 4, generator=generator, dtype=torch.float64))
-    figures = monitor(machine, images, CONVERGED, seed=1)
-    assert not {"pseudo_likelihood", "reconstruction_wrong_pixels", "denoising_wrong_pixels"} & set(figures)
+    metrics = monitor(machine, images, CONVERGED)
+    assert not {
+        "validation/pseudo_likelihood",
+        "validation/reconstruction_wrong_pixels",
+        "validation/denoising_wrong_pixels",
+    } & set(metrics)
 
 
 @pytest.mark.parametrize("case", [case for case in BINARY_MACHINES if len(case[1]) > 2])
@@ -422,7 +488,7 @@ def test_a_dbm_has_the_gap_of_its_bound_and_no_pseudo_likelihood(case: Case, gen
     """At a fixed point of the mean field the bound is -E(means) + entropy, for the energy is linear in each unit."""
     machine = random_machine(*case, seed=27, offsets=1.0, weights=0.3)
     images = monitored(binary_images(generator, units=case[1][0]))
-    figures = monitor(machine, images, CONVERGED, seed=1)
+    metrics = monitor(machine, images, CONVERGED)
 
     def bound_by_hand(visible: Tensor) -> Tensor:
         means = CONVERGED(machine, (visible, *(None,) * (machine.depth - 1))).means
@@ -432,10 +498,10 @@ def test_a_dbm_has_the_gap_of_its_bound_and_no_pseudo_likelihood(case: Case, gen
         return entropy - naive_energy(machine, means)
 
     gap = bound_by_hand(images.training).mean() - bound_by_hand(images.validation).mean()
-    assert figures["bound_gap"] == pytest.approx(float(gap), abs=1e-8)
-    assert figures["mean_field_residual"] <= 1e-12
-    assert not {"pseudo_likelihood", "free_energy_gap"} & set(figures)
-    assert {"reconstruction_wrong_pixels", "denoising_error"} <= set(figures)
+    assert metrics["validation/bound_gap"] == pytest.approx(float(gap), abs=1e-8)
+    assert metrics["validation/mean_field_residual"] <= 1e-12
+    assert not {"validation/pseudo_likelihood", "validation/free_energy_gap"} & set(metrics)
+    assert {"validation/reconstruction_wrong_pixels", "validation/denoising_error"} <= set(metrics)
 
 
 @pytest.mark.parametrize("kinds", [("bernoulli", "bernoulli"), ("bernoulli", "gaussian")])
@@ -454,19 +520,19 @@ def test_the_pseudo_likelihood_is_estimated_without_bias(kinds: tuple[str, str],
     flipped = torch.stack([table[number ^ (1 << (3 - pixel))] for pixel in range(4)], dim=1)
     conditionals = log_p[:, None] - torch.logaddexp(log_p[:, None], flipped)
     exact = float(conditionals.sum(1).mean())
-    error = math.sqrt(float((4 * conditionals).var(1, correction=0).mean()) / (16 * copies))
+    error = math.sqrt(float((4 * conditionals).var(1, correction=0).mean()) / (16 * copies * PIXELS_OF_IMAGE))
     images = MonitoredImages(*(visible.repeat(copies, 1),) * 3)
-    found = monitor(machine, images, CONVERGED, seed=5)["pseudo_likelihood"]
+    found = monitor(machine, images, CONVERGED)["validation/pseudo_likelihood"]
     assert abs(found - exact) < 4 * error
-    assert found == monitor(machine, images, CONVERGED, seed=5)["pseudo_likelihood"]
+    assert found == monitor(machine, images, CONVERGED)["validation/pseudo_likelihood"]
 
 
-def test_weight_figures() -> None:
+def test_weight_metrics() -> None:
     weights = (torch.tensor([[3.0, 0.001], [0.0, -4.0]]), torch.tensor([[-0.009], [12.0]]))
     machine = assemble([Bernoulli.create(2), Bernoulli.create(2), Bernoulli.create(1)], weights)
-    figures = weight_figures(machine)
-    assert figures["weight_norm"] == pytest.approx(13.0, rel=1e-5)
-    assert figures["weight_sparsity"] == pytest.approx(3 / 6)
+    metrics = weight_metrics(machine)
+    assert metrics["weights/norm"] == pytest.approx(13.0, rel=1e-5)
+    assert metrics["weights/sparsity"] == pytest.approx(3 / 6)
 
 
 @pytest.mark.parametrize("clamped", [(0, 2), (1,)])
@@ -489,8 +555,8 @@ def test_figures_of_a_mirrored_rbm(clamped: tuple[int, ...], generator: torch.Ge
         middle = (visible @ first + other @ second.T + biases[1] > 0).double()
         mean = torch.sigmoid(middle @ first.T + biases[0])
     found = monitor_clamped(machine, data)
-    assert found["reconstruction_error"] == pytest.approx(rms(visible - mean))
-    assert set(found) == {"reconstruction_error", "weight_norm", "weight_sparsity", *spectrum(2)}
+    assert found["validation/reconstruction_error"] == pytest.approx(rms(visible - mean))
+    assert set(found) == {"validation/reconstruction_error", "weights/norm", "weights/sparsity", *spectrum(2)}
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.15, 1.0])
@@ -515,10 +581,15 @@ def test_reconstruction_of_a_perfect_memory_has_no_error() -> None:
     clean = torch.stack((pattern, 1 - pattern))
     noisy = clean.clone()
     noisy[:, 0] = 1 - noisy[:, 0]
-    figures = monitor(machine, MonitoredImages(clean, clean, noisy), CONVERGED, seed=1)
-    for name in ("reconstruction_error", "reconstruction_wrong_pixels", "denoising_error", "denoising_wrong_pixels"):
-        assert figures[name] == pytest.approx(0.0, abs=1e-12)
-    assert figures["pseudo_likelihood"] == pytest.approx(0.0, abs=1e-12)
+    metrics = monitor(machine, MonitoredImages(clean, clean, noisy), CONVERGED)
+    for name in (
+        "validation/reconstruction_error",
+        "validation/reconstruction_wrong_pixels",
+        "validation/denoising_error",
+        "validation/denoising_wrong_pixels",
+    ):
+        assert metrics[name] == pytest.approx(0.0, abs=1e-12)
+    assert metrics["validation/pseudo_likelihood"] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_bound_of_two_layers_is_the_log_likelihood() -> None:

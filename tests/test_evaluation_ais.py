@@ -10,7 +10,6 @@ import torch
 from helpers import BINARY_MACHINES, joint_probabilities, random_machine, state_numbers
 
 from benchmarks.likelihood import CASES, digits, exact_samples, far_modes, known_machine
-from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.ais import (
     LogPartition,
     annealed_importance_sampling,
@@ -22,9 +21,10 @@ from ebm_pipeline.evaluation.ais import (
 )
 from ebm_pipeline.evaluation.enumeration import blocks, exact_log_partition
 from ebm_pipeline.evaluation.equilibrium import equilibrate
-from ebm_pipeline.inference import MeanField, bound
-from ebm_pipeline.layers import LAYERS, Bernoulli
-from ebm_pipeline.machine import BoltzmannMachine, States, assemble
+from ebm_pipeline.models.inference import MeanField, bound
+from ebm_pipeline.models.layers import LAYERS, Bernoulli
+from ebm_pipeline.models.machine import BoltzmannMachine, States, assemble
+from ebm_pipeline.support.errors import UserError
 
 Case = tuple[tuple[str, ...], tuple[int, ...]]
 

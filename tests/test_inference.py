@@ -6,9 +6,9 @@ import pytest
 import torch
 from helpers import BINARY_MACHINES, MACHINES, joint_states, naive_energy, normal, random_machine
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.inference import MeanField, bound, up_and_down
-from ebm_pipeline.machine import ODD
+from ebm_pipeline.models.inference import MeanField, bound, up_and_down
+from ebm_pipeline.models.machine import ODD
+from ebm_pipeline.support.errors import UserError
 
 Case = tuple[tuple[str, ...], tuple[int, ...]]
 EXACT = MeanField(tolerance=1e-12, max_steps=2000)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers import normal
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.initialization import glorot_normal, initialize, pixel_deviations, principal_components
-from ebm_pipeline.initialization import normal as normal_weights
-from ebm_pipeline.layers import Bernoulli
+from ebm_pipeline.models.initialization import glorot_normal, initialize, pixel_deviations, principal_components
+from ebm_pipeline.models.initialization import normal as normal_weights
+from ebm_pipeline.models.layers import Bernoulli
+from ebm_pipeline.support.errors import UserError
 
 PIXELS, HIDDEN = 8, 5
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ebm_pipeline.journal import Journal
+from ebm_pipeline.tracking.journal import Journal
 
 
 def kept(tmp_path: Path, count: int) -> Journal:

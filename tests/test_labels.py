@@ -13,23 +13,24 @@ import pytest
 import torch
 from commands import TINY, composed, run_command
 from helpers import assert_mean_close, joint_probabilities, joint_states, layer_states, normal, random_layer
+from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from ebm_pipeline import cli, plots
 from ebm_pipeline.data.hdf5 import get_text
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.data.visible import VisibleUnits
 from ebm_pipeline.evaluation.classification import label_log_probabilities, wrong_labels
 from ebm_pipeline.evaluation.metrics import MonitoredImages, flip_pixels, monitor
-from ebm_pipeline.inference import MeanField, up_and_down
-from ebm_pipeline.labels import fits, given_label, image_layer
-from ebm_pipeline.layers import Bernoulli, LearnedGaussian, Mixed, Potts
-from ebm_pipeline.machine import BoltzmannMachine, assemble
-from ebm_pipeline.pipeline import train
-from ebm_pipeline.serving import ServedMachine
-from ebm_pipeline.storage import SavedModel, load_model, save_model
+from ebm_pipeline.models.inference import MeanField, up_and_down
+from ebm_pipeline.models.labels import fits, given_label, image_layer
+from ebm_pipeline.models.layers import Bernoulli, LearnedGaussian, Mixed, Potts
+from ebm_pipeline.models.machine import BoltzmannMachine, assemble
+from ebm_pipeline.models.storage import SavedModel, load_model, save_model
+from ebm_pipeline.runs.serving.machine import ServedMachine
+from ebm_pipeline.runs.train import train
+from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tasks import Classification, Conditional, Fantasies, Features, Inpainting
-from ebm_pipeline.visible import VisibleUnits
 
 VISIBLE = VisibleUnits(4, 3)
 CONVERGED = MeanField(1e-10, 1000)
@@ -162,9 +163,9 @@ def test_samples_given_a_label_have_the_conditional_means() -> None:
         assert_mean_close(answer.arrays[f"class_{label}"].double(), exact)
         assert_mean_close(answer.arrays[f"class_{label}_means"].double(), exact)
         assert f"label {label} held" in answer.made[f"class_{label}"]
-        assert answer.figures[f"r_hat_of_class_{label}"] < 1.1
+        assert answer.metrics[f"r_hat_of_class_{label}"] < 1.1
     assert answer.shown == ("class_0", "class_2")
-    assert f"at most {max(answer.figures.values()):.3f}" in answer.how
+    assert f"at most {max(answer.metrics.values()):.3f}" in answer.how
 
 
 def test_inpainting_hides_the_label_too() -> None:
@@ -174,7 +175,7 @@ def test_inpainting_hides_the_label_too() -> None:
     ask = Inpainting(mask="lower_half", sweeps=30, chains=1)
     one, other = (ask(model, VISIBLE.join(image.repeat(3000, 1), label), 1) for label in (0, 2))
     assert torch.equal(one.arrays["inpainted"], other.arrays["inpainted"])
-    assert one.figures == other.figures
+    assert one.metrics == other.metrics
     (states, *_), probabilities = joint_probabilities(model.machine.map(Tensor.double))
     fitting = probabilities * (states[:, :2] == image[:2]).all(1)
     exact = fitting @ states / fitting.sum()
@@ -189,7 +190,7 @@ def test_fantasies_come_with_the_label_that_was_drawn() -> None:
     assert torch.equal(fantasies.arrays["fantasies_labels"].sum(1), torch.ones(16))
 
 
-# ---------------------------------------------------------------------------------------------- figures
+# ---------------------------------------------------------------------------------------------- metrics
 
 
 def test_monitored_figures_judge_pixels_and_labels_apart() -> None:
@@ -198,13 +199,13 @@ def test_monitored_figures_judge_pixels_and_labels_apart() -> None:
     noisy = flip_pixels(clean, 0.3, 6, VISIBLE)
     assert torch.equal(VISIBLE.label_units(noisy), VISIBLE.label_units(clean))
     assert torch.equal(VISIBLE.images(noisy), flip_pixels(IMAGES, 0.3, 6))  # the noise of a model without labels
-    figures = monitor(machine, MonitoredImages(clean, clean, noisy, 3), CONVERGED, seed=1)
+    metrics = monitor(machine, MonitoredImages(clean, clean, noisy, 3), CONVERGED)
     mean, mode = up_and_down(machine, noisy)
-    assert figures["denoising_error"] == pytest.approx(float((mean - clean)[:, :4].square().mean().sqrt()))
-    assert figures["denoising_wrong_pixels"] == pytest.approx(float((mode != clean)[:, :4].double().mean()))
+    assert metrics["validation/denoising_error"] == pytest.approx(float((mean - clean)[:, :4].square().mean().sqrt()))
+    assert metrics["validation/denoising_wrong_pixels"] == pytest.approx(float((mode != clean)[:, :4].double().mean()))
     probabilities = label_probabilities(machine)
-    assert figures["classification_error"] == wrong_labels(probabilities.log(), torch.arange(16) % 3)
-    assert "pseudo_likelihood" not in figures
+    assert metrics["validation/classification_error"] == wrong_labels(probabilities.log(), torch.arange(16) % 3)
+    assert "validation/pseudo_likelihood" not in metrics
 
 
 def test_classification_counts_what_is_wrong() -> None:
@@ -216,10 +217,10 @@ def test_classification_counts_what_is_wrong() -> None:
     predicted = probabilities.argmax(1)
     assert torch.equal(answer.arrays["predicted"], predicted)
     error = float((predicted != labels).double().mean())
-    assert answer.figures["classification_error"] == error
-    assert answer.figures["classification_error_std_error"] == pytest.approx((error * (1 - error) / 16) ** 0.5)
+    assert answer.metrics["classification_error"] == error
+    assert answer.metrics["classification_error_std_error"] == pytest.approx((error * (1 - error) / 16) ** 0.5)
     by_hand = -probabilities.log()[torch.arange(16), labels].mean()
-    assert answer.figures["cross_entropy_nats"] == pytest.approx(float(by_hand), rel=1e-4)
+    assert answer.metrics["cross_entropy_nats"] == pytest.approx(float(by_hand), rel=1e-4)
     assert answer.confusion is not None
     assert answer.confusion.sum(1).tolist() == [10, 6, 0]
     assert int(answer.confusion.diagonal().sum()) == round(16 * (1 - error))
@@ -252,7 +253,7 @@ def test_a_run_shows_images_and_keeps_labels(run: Path) -> None:
         [16 / 30, 14 / 30], abs=0.05
     )  # bars and stripes, less validation
     columns = (run / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert "classification_error" in columns
+    assert "validation/classification_error" in columns
     with h5py.File(run / "pictures.h5") as file:
         assert all(file[name].shape == (8, 16) for name in file)
         assert "label is given" in get_text(file["denoised"], "made")
@@ -306,8 +307,8 @@ def test_evaluation_says_that_the_likelihood_is_of_both(run: Path) -> None:
     assert done.code == 0, done.err
     assert "image and label jointly" in done.out
     found = json.loads((run.parent / "evaluation" / "evaluation.json").read_text())
-    assert 0 <= found["classification_error"] <= 1
-    assert found["log_likelihood_low"] < 0
+    assert 0 <= found["test/classification_error"] <= 1
+    assert found["test/log_likelihood_low"] < 0
     report = (run / "report.html").read_text()
     assert "image and label jointly" in report
 
@@ -321,7 +322,7 @@ def test_it_is_served_with_classify(run: Path) -> None:
         answer = served.predict(given.numpy(), params={"task": "classify"})
         np.testing.assert_allclose(answer, expected.numpy(), rtol=1e-5)
     assert served.predict(saved.visible.join(images, 0).numpy()).shape == (3, 18)
-    with pytest.raises(UserError, match=r"\(images, 18\), one row each, the last 2 columns for the label"):
+    with pytest.raises(MlflowException, match=r"\(images, 18\), one row each, the last 2 columns for the label"):
         served.predict(images.numpy())
 
 
@@ -335,7 +336,7 @@ def test_a_model_without_labels_says_so() -> None:
             task(plain, torch.zeros(4, 7), 1)
     config = "mean_field: {tolerance: 0.01, max_steps: 5}"
     with pytest.raises(UserError, match="knows no labels"):
-        ServedMachine(SavedModel(plain.machine, plain.data_mean, (1, 7), config)).predict(
+        ServedMachine(SavedModel(plain.machine, plain.data_mean, (1, 7), config)).answer(
             np.zeros((4, 7)), {"task": "classify"}
         )
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import PLAIN, composed
 from helpers import all_states, assert_mean_close, assert_same_distribution, random_machine, state_numbers
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.layers import Gaussian
-from ebm_pipeline.machine import EVEN, BoltzmannMachine, States
-from ebm_pipeline.samplers import GibbsLangevin
+from ebm_pipeline.models.layers import Gaussian
+from ebm_pipeline.models.machine import EVEN, BoltzmannMachine, States
+from ebm_pipeline.runs.plan import prepare
+from ebm_pipeline.sampling import GibbsLangevin
+from ebm_pipeline.support.errors import UserError
 
 CHAINS = 50_000
 MACHINES = [
@@ -59,7 +62,7 @@ def test_the_joint_distribution_stays(
     chains, probabilities = exact_draws(machine, generator)
     assert_joint(machine, chains, probabilities)
     sampler = GibbsLangevin(steps=2, langevin_steps=3, step_size=step_size)
-    moved = sampler.step(machine, chains, generator)
+    moved = sampler.sweep(machine, chains, generator)
     assert not torch.equal(moved[0], chains[0])
     assert_joint(machine, moved, probabilities)
 
@@ -69,7 +72,7 @@ def test_without_adjustment_the_joint_distribution_drifts(generator: torch.Gener
     chains, probabilities = exact_draws(machine, generator)
     sampler = GibbsLangevin(langevin_steps=10, step_size=0.5, adjusted=False)
     with pytest.raises(AssertionError, match="standard errors off"):
-        assert_joint(machine, sampler.step(machine, chains, generator), probabilities)
+        assert_joint(machine, sampler.sweep(machine, chains, generator), probabilities)
 
 
 @pytest.mark.parametrize("step_size", [0.1, 1.0, 2.0])
@@ -80,7 +83,7 @@ def test_without_adjustment_the_variance_given_the_hidden_units_is_the_stated_on
     chains, _ = exact_draws(machine, generator)
     steps = int(20 / step_size)  # leaves exp(-10) of the start
     sampler = GibbsLangevin(langevin_steps=steps, step_size=step_size, adjusted=False)
-    moved = sampler.step(machine, chains, generator, clamped=(1,))
+    moved = sampler.sweep(machine, chains, generator, clamped=(1,))
     assert torch.equal(moved[1], chains[1])
     z = standardized(machine, moved)
     assert_mean_close(z, torch.zeros_like(z[0]))
@@ -90,10 +93,10 @@ def test_without_adjustment_the_variance_given_the_hidden_units_is_the_stated_on
 def test_clamped_pixels_stay_and_an_unfinished_step_leaves_the_hidden_layer(generator: torch.Generator) -> None:
     machine = random_machine(("gaussian", "bernoulli", "bernoulli"), (2, 3, 2), seed=3)
     chains, _ = exact_draws(machine, generator)
-    clamped = GibbsLangevin().step(machine, chains, generator, clamped=(0,))
+    clamped = GibbsLangevin().sweep(machine, chains, generator, clamped=(0,))
     assert torch.equal(clamped[0], chains[0])
     assert not torch.equal(clamped[1], chains[1])
-    unfinished = GibbsLangevin().step(machine, chains, generator, finish=False)
+    unfinished = GibbsLangevin().sweep(machine, chains, generator, finish=False)
     assert torch.equal(unfinished[1], chains[1])
     assert not torch.equal(unfinished[0], chains[0])
 
@@ -102,7 +105,15 @@ def test_units_that_are_not_gaussian_are_refused(generator: torch.Generator) -> 
     machine = random_machine(("bernoulli", "gaussian"), (3, 2), seed=4)
     states = (torch.zeros(1, 3), torch.zeros(1, 2))
     with pytest.raises(UserError, match=r"Gaussian visible units; got bernoulli: use sampler=gibbs"):
-        GibbsLangevin().step(machine, states, generator)
+        GibbsLangevin().sweep(machine, states, generator)
+
+
+@pytest.mark.parametrize("objective", ["cd", "pcd"])
+def test_a_training_of_other_units_is_refused_before_it_begins(objective: str, tmp_path: Path) -> None:
+    """The run began, and failed with its first update."""
+    config = composed(*PLAIN, "model=rbm", "sampler=gibbs_langevin", f"objective={objective}", output_root=tmp_path)
+    with pytest.raises(UserError, match="Gaussian visible units; got bernoulli"):
+        prepare(config, tmp_path)
 
 
 @pytest.mark.parametrize("settings", [{"step_size": 0}, {"step_size": 4.0}, {"langevin_steps": 0}, {"steps": 0}])

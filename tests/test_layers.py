@@ -10,8 +10,7 @@ import pytest
 import torch
 from helpers import all_states, assert_mean_close, layer_states, normal, quadrature, random_layer
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.layers import (
+from ebm_pipeline.models.layers import (
     LAYERS,
     Bernoulli,
     Gaussian,
@@ -22,6 +21,7 @@ from ebm_pipeline.layers import (
     Potts,
     RectifiedGaussian,
 )
+from ebm_pipeline.support.errors import UserError
 
 KINDS = list(LAYERS)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers import DISCRETE_MACHINES, MACHINES, joint_states, naive_energy, normal, random_machine
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.layers import Bernoulli
-from ebm_pipeline.machine import EVEN, ODD, assemble
+from ebm_pipeline.models.layers import Bernoulli
+from ebm_pipeline.models.machine import EVEN, ODD, assemble
+from ebm_pipeline.support.errors import UserError
 
 OFFSETS = [0.0, 1.0, 5.0]
 Case = tuple[tuple[str, ...], tuple[int, ...]]

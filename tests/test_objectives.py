@@ -8,12 +8,12 @@ import pytest
 import torch
 from helpers import MACHINES, assert_mean_close, joint_probabilities, normal, random_machine
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.inference import MeanField, sample_posterior
-from ebm_pipeline.machine import BoltzmannMachine, States
-from ebm_pipeline.objectives import ContrastiveDivergence, Objective, PersistentContrastiveDivergence
-from ebm_pipeline.objectives.contrast import contrast, contrast_exact
-from ebm_pipeline.samplers import Gibbs, ParallelTempering
+from ebm_pipeline.models.inference import MeanField, sample_posterior
+from ebm_pipeline.models.machine import BoltzmannMachine, States
+from ebm_pipeline.sampling import Chains, Gibbs, ParallelTempering, leaves
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.training.objectives import ContrastiveDivergence, Objective, PersistentContrastiveDivergence
+from ebm_pipeline.training.objectives.contrast import contrast, contrast_exact
 
 Case = tuple[tuple[str, ...], tuple[int, ...]]
 EXACT = MeanField(tolerance=1e-12, max_steps=1000)
@@ -49,7 +49,7 @@ def test_pcd_with_exact_chains_gives_the_gradient_of_log_p(offsets: float, gener
     states, probabilities = joint_probabilities(machine)
     rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
     pcd = PersistentContrastiveDivergence(Gibbs(2), EXACT)
-    learning = pcd(machine, (data, None), tuple(state[rows] for state in states), generator)
+    learning = pcd(machine, (data, None), Chains(tuple(state[rows] for state in states)), generator)
     assert_within_monte_carlo_error(learning.gradient, exact_gradient(machine, data), CHAINS)
 
 
@@ -61,14 +61,14 @@ def test_pcd_with_exact_replicas_gives_the_gradient_of_log_p(generator: torch.Ge
     rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
     pcd = PersistentContrastiveDivergence(ParallelTempering(steps=2, replicas=2, warm_up=0), EXACT)
     mean = data.mean(0).clamp(0.1, 0.9)
-    start = pcd.start(machine, tuple(state[rows] for state in states), (mean, None))
+    start = pcd.init(machine, tuple(state[rows] for state in states), (mean, None))
     hot = (torch.rand(CHAINS, 4, generator=generator, dtype=torch.float64) < mean).double()
-    chains = (torch.stack((hot, start[0][1])), *start[1:])
+    chains = start._replace(states=(torch.stack((hot, start.states[0][1])), *start.states[1:]))
     learning = pcd(machine, (data, None), chains, generator)
     assert_within_monte_carlo_error(learning.gradient, exact_gradient(machine, data), CHAINS)
     assert learning.chains is not None
-    assert [chain.shape for chain in learning.chains] == [chain.shape for chain in chains]
-    assert {"swap_rate_1", "round_trips"} == set(learning.info)
+    assert [chain.shape for chain in leaves(learning.chains)] == [chain.shape for chain in leaves(chains)]
+    assert {"sampler/swap_rate_1", "sampler/round_trips"} == set(learning.info)
 
 
 @pytest.mark.parametrize("depth", [3, 4])
@@ -80,7 +80,7 @@ def test_a_dbm_with_gibbs_in_both_phases_gives_the_gradient_of_log_p(depth: int,
     rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
     pcd = PersistentContrastiveDivergence(Gibbs(1), EXACT, data_sweeps=20)
     clamped = (data.repeat(CHAINS // len(data), 1), *(None,) * (depth - 1))
-    learning = pcd(machine, clamped, tuple(state[rows] for state in states), generator)
+    learning = pcd(machine, clamped, Chains(tuple(state[rows] for state in states)), generator)
     tensors = {name: tensor.clone().requires_grad_() for name, tensor in machine.named_tensors().items()}
     energies = machine.with_tensors(tensors).energy(states)
     log_visible = torch.stack([torch.logsumexp(-energies[(states[0] == row).all(1)], 0) for row in data])
@@ -90,7 +90,9 @@ def test_a_dbm_with_gibbs_in_both_phases_gives_the_gradient_of_log_p(depth: int,
     field = PersistentContrastiveDivergence(Gibbs(1), EXACT)
     with pytest.raises(AssertionError):  # so the test would notice a data phase by mean field
         assert_within_monte_carlo_error(
-            field(machine, clamped, tuple(state[rows] for state in states), generator).gradient, gradient, CHAINS
+            field(machine, clamped, Chains(tuple(state[rows] for state in states)), generator).gradient,
+            gradient,
+            CHAINS,
         )
 
 
@@ -200,14 +202,14 @@ def test_a_dbm_learns_from_mean_field_minus_model(depth: int, generator: torch.G
     rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
     chains: States = tuple(state[rows] for state in states)
     pcd = PersistentContrastiveDivergence(Gibbs(1), EXACT)
-    learning = pcd(machine, (data, *(None,) * (depth - 1)), chains, generator)
+    learning = pcd(machine, (data, *(None,) * (depth - 1)), Chains(chains), generator)
     means = EXACT(machine, (data, *(None,) * (depth - 1))).means
     for index in range(depth - 1):
         positive = means[index].T @ means[index + 1] / len(data)
         negative = (states[index] * probabilities[:, None]).T @ states[index + 1]
         error = (learning.gradient[f"weights/{index}"] - (negative - positive)).abs().max()
         assert float(error) < 5 * 0.5 / math.sqrt(CHAINS)
-    assert learning.info["mean_field_steps"] > 1
+    assert learning.info["train/mean_field_steps"] > 1
 
 
 @pytest.mark.parametrize("objective", [ContrastiveDivergence, PersistentContrastiveDivergence])
@@ -221,7 +223,7 @@ def test_a_mirrored_hidden_chain_learns_from_its_clamped_middle(
     states, probabilities = joint_probabilities(machine)
     rows = torch.multinomial(probabilities, CHAINS, replacement=True, generator=generator)
     algorithm: Objective = objective(Gibbs(25), EXACT)
-    chains = tuple(state[rows] for state in states) if algorithm.persistent else None
+    chains = Chains(tuple(state[rows] for state in states)) if algorithm.persistent else None
     learning = algorithm(machine, (None, repeated, None), chains, generator)
     means = EXACT(machine, (None, data, None)).means
     for index in (0, 1):

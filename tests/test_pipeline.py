@@ -18,12 +18,15 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from test_report import page_of
 
-from ebm_pipeline import assessment, cli, pipeline, tracking
-from ebm_pipeline.configuration import plain, tracking_uri
+from ebm_pipeline import cli
 from ebm_pipeline.data.hdf5 import get_text
-from ebm_pipeline.errors import DivergedError, UserError
-from ebm_pipeline.storage import load_model
-from ebm_pipeline.tracking import RunRecord
+from ebm_pipeline.models.storage import load_model
+from ebm_pipeline.runs import evaluate, train
+from ebm_pipeline.runs.configuration import plain, tracking_uri
+from ebm_pipeline.support import names
+from ebm_pipeline.support.errors import DivergedError, UserError
+from ebm_pipeline.tracking import records
+from ebm_pipeline.tracking.records import RunRecord
 from ebm_pipeline.training.module import BoltzmannTraining
 
 CHOICES = {
@@ -44,6 +47,7 @@ PARAMETERS = {  # those that training changes: 16 pixels, 8 units in each hidden
     "ising": 16 * 8 + 16 + 8,
     "cd": 16 * 8 + 16 + 8,
 }
+SYSTEM_METRICS = 4  # of a run on a machine without GPU; the runs here have none
 PICTURES = ("reconstructions", "denoising", "fantasies", "weights_1")
 MODEL_NAMES = {
     "hopfield": "Hopfield",
@@ -62,12 +66,12 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(choice: str, outputs: Path, folder: Path, *overrides: str) -> dict[str, float]:
-    return pipeline.train(composed(*PLAIN, *CHOICES[choice], *overrides, output_root=outputs), folder)
+    return train.train(composed(*PLAIN, *CHOICES[choice], *overrides, output_root=outputs), folder)
 
 
 @pytest.fixture(scope="module")
 def finished(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """finished(choice) is (choice, folder, last figures) of a run, made when it is first asked for."""
+    """finished(choice) is (choice, folder, last metrics) of a run, made when it is first asked for."""
 
     @functools.cache
     def train(choice: str) -> Run:
@@ -89,7 +93,7 @@ def drawn_on_the_way(choice: str) -> tuple[str, ...]:
 
 
 def record_of(outputs: Path, folder: Path) -> RunRecord:
-    return tracking.find_run(f"sqlite:///{outputs / 'mlflow.db'}", str(folder))
+    return records.find_run(f"sqlite:///{outputs / 'mlflow.db'}", str(folder))
 
 
 def weights_of(path: Path) -> dict[str, np.ndarray]:
@@ -105,7 +109,9 @@ def test_the_folder_holds_what_a_run_leaves(run: Run) -> None:
         assert (folder / name).stat().st_size > 0, name
     labels = {"data_examples", "learning_curves_final"}
     keys = [*PICTURES, *{"dbm": ["weights_2"], "grbm": ["deviations"]}.get(choice, [])]
-    labels |= {f"{key}_{label}" for key in keys for label in (["0001"] if drawn_on_the_way(choice) else []) + ["final"]}
+    labels |= {
+        f"{key}_{label}" for key in keys for label in ["0000", *(["0001"] if drawn_on_the_way(choice) else []), "final"]
+    }
     assert {path.stem for path in (folder / "pictures").glob("*.png")} == labels
     assert not list(folder.rglob("*partial*"))
     phases = ["pretraining_1", "pretraining_2"] if choice == "dbm" else []
@@ -128,21 +134,21 @@ def test_the_report_says_that_nothing_was_evaluated_yet(finished: Callable[[str]
     assert "not evaluated" in page.words
     assert "ebm-evaluate" in page.words
     assert len(page.references) >= 4
-    assert record_of(outputs, folder).tags["verdict"] == "not evaluated"
+    assert record_of(outputs, folder).tags["ebm.verdict"] == "not evaluated"
 
 
 def test_metrics_csv_has_a_row_per_epoch(run: Run) -> None:
     choice, folder, last = run
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
-    for name in ("reconstruction_error", "denoising_error", "weight_norm", "weight_sparsity"):
+    assert [int(row["time/epoch"]) for row in rows] == [0, 1, 2]
+    for name in ("validation/reconstruction_error", "validation/denoising_error", "weights/norm", "weights/sparsity"):
         assert all(np.isfinite(float(row[name])) for row in rows), name
         assert float(rows[-1][name]) == last[name]
-    assert ("pseudo_likelihood" in rows[0]) == (choice not in ("dbm", "grbm", "ising"))
-    assert ("bound_gap" in rows[0]) == (choice == "dbm")
-    assert ("free_energy_gap" in rows[0]) == (choice != "dbm")
-    assert all(float(row["seconds_per_epoch"]) > 0 for row in rows[1:])
+    assert ("validation/pseudo_likelihood" in rows[0]) == (choice not in ("dbm", "grbm", "ising"))
+    assert ("validation/bound_gap" in rows[0]) == (choice == "dbm")
+    assert ("validation/free_energy_gap" in rows[0]) == (choice != "dbm")
+    assert all(float(row["time/seconds_per_epoch"]) > 0 for row in rows[1:])
 
 
 def test_the_store_holds_parameters_metrics_and_files(run: Run, outputs: Path) -> None:
@@ -150,30 +156,31 @@ def test_the_store_holds_parameters_metrics_and_files(run: Run, outputs: Path) -
     record = record_of(outputs, folder)
     assert (record.status, record.name) == ("FINISHED", MODEL_NAMES.get(choice, "RBM"))
     assert record.output_dir == folder
-    assert record.params["training.epochs"] == "2"
-    assert record.params["model.layers.visible.units"] == "16"
-    assert record.metrics["parameters"] == last["parameters"] == PARAMETERS[choice]
-    assert record.metrics["training_seconds"] > 0
-    assert record.metrics["reconstruction_error"] == pytest.approx(last["reconstruction_error"])
+    assert record.params["epochs"] == "2"
+    assert record.params["hidden"] == ("8-8" if choice == "dbm" else "8")
+    assert record.parameters == int(record.params["parameters"]) == PARAMETERS[choice]
+    assert record.metrics["time/total_seconds"] > 0
+    assert record.metrics["validation/reconstruction_error"] == pytest.approx(last["validation/reconstruction_error"])
     uri = json.loads((folder / "run.json").read_text())["tracking_uri"]
     batches = 6  # 570 of the 600 training images, in batches of 100
-    steps, values = tracking.metric_history(uri, record.run_id, "reconstruction_error")
+    steps, values = records.metric_history(uri, record.run_id, "validation/reconstruction_error")
     assert steps == [0, batches, 2 * batches]
-    assert values[-1] == pytest.approx(last["reconstruction_error"])
-    epochs = set(zip(*tracking.metric_history(uri, record.run_id, "epoch"), strict=True))
+    assert values[-1] == pytest.approx(last["validation/reconstruction_error"])
+    epochs = set(zip(*records.metric_history(uri, record.run_id, "time/epoch"), strict=True))
     assert epochs == {(0, 0), (batches, 1), (2 * batches, 2)}
     client = MlflowClient(uri)
     files = {entry.path for entry in client.list_artifacts(record.run_id)}
     assert {"model.h5", "config.yaml", "pictures.h5", "images"} <= files
     series = [entry.path for entry in client.list_artifacts(record.run_id, "images")]
     for key in (*PICTURES, "data", "learning_curves"):
-        assert any(re.search(f"/{key}[%+]step", path) for path in series), key
+        for step in (0, 2 * batches):
+            assert any(re.search(f"/pictures~{key}[%+]step[%+]{step}[%+]", path) for path in series), (key, step)
     inputs = client.get_run(record.run_id).inputs
     assert inputs is not None
     (dataset,) = inputs.dataset_inputs
     assert dataset.dataset.name == "bars_and_stripes"
     if choice == "dbm":
-        assert "pretraining_1/reconstruction_error" in record.metrics
+        assert "pretraining_2/validation_reconstruction_error" in record.metrics
         assert "pretrained.h5" in files
 
 
@@ -224,33 +231,62 @@ def test_what_a_model_fixes_or_starts_with_is_kept(run: Run) -> None:
     assert tensors["weights/0"].std() > 0
 
 
+def test_all_numbers_of_a_run_are_in_the_glossary_and_few_are_in_the_store(run: Run, outputs: Path) -> None:
+    choice, folder, last = run
+    record = record_of(outputs, folder)
+    files = ["metrics.csv", *(f"metrics_pretraining_{index}.csv" for index in (1, 2) if choice == "dbm")]
+    logged = {name for file in files for name in (folder / file).read_text().splitlines()[0].split(",")}
+    logged |= {*json.loads((folder / "metrics.json").read_text()), *last}
+    assert {name for name in logged if names.found(name) is None} == set()
+    own = {name for name in record.metrics if not name.startswith(names.SYSTEM)}
+    assert {name for name in own if names.found(name) is None} == (
+        {f"pretraining_{index}/validation_reconstruction_error" for index in (1, 2)} if choice == "dbm" else set()
+    )
+    assert len({names.label(name) for name in logged | own}) == len(logged | own)
+    assert len(record.params) <= 20
+    assert not [value for value in record.params.values() if "/" in value or "[" in value or "ebm_pipeline" in value]
+    assert all(name.startswith(("ebm.", "mlflow.")) and value for name, value in record.tags.items())
+    assert record.tags[records.NOTE_TAG].startswith("**not evaluated**: ")
+    assert str(folder) in record.tags[records.NOTE_TAG]
+
+
 def test_a_finished_run_is_evaluated_from_its_own_files(run: Run, outputs: Path, tmp_path: Path) -> None:
     choice, folder, last = run
     config = composed(f"run={folder}", "part=validation", "seed=137", "threads=1", name="evaluate", output_root=outputs)
     config.likelihood.temperatures, config.likelihood.chains, config.likelihood.sweeps = 100, 100, 50
-    figures = assessment.evaluate(config, config.run, tmp_path)
-    for name in ("reconstruction_error", "denoising_error", "weight_norm"):
-        assert figures[name] == pytest.approx(last[name], rel=1e-4), name
+    metrics = evaluate.evaluate(config, config.run, tmp_path)
+    for name in ("validation/reconstruction_error", "validation/denoising_error", "weights/norm"):
+        assert metrics[name] == pytest.approx(last[name], rel=1e-4), name
     name = "variational_bound" if choice == "dbm" else "log_likelihood"
+    name = f"validation/{name}"
     least = -40 if choice == "grbm" else -30  # its variances start far below those of these few, binary pixels
-    assert least < figures[f"{name}_low"] <= figures[f"{name}_high"] < 0
+    assert least < metrics[f"{name}_low"] <= metrics[f"{name}_high"] < 0
     card = json.loads((tmp_path / "likelihood.json").read_text())
-    assert card[f"{name}_nats_per_image"]["validation"]["low"] == figures[f"{name}_low"]
+    assert card[f"{name.removeprefix('validation/')}_nats_per_image"]["validation"]["low"] == metrics[f"{name}_low"]
     assert json.loads((tmp_path / "evaluation.json").read_text())["part"] == "validation"
-    metrics = record_of(outputs, folder).metrics
+    stored = record_of(outputs, folder).metrics
+    assert stored[f"{name}_low"] == metrics[f"{name}_low"]
+    numbers = json.loads((tmp_path / "evaluation.json").read_text())
+    assert {name for name in numbers if names.found(name) is None} == {"run", "part", "weights"}
+    assert len({names.label(name) for name in numbers}) == len(numbers)
     verdict = json.loads((tmp_path / "verdict.json").read_text())
-    assert record_of(outputs, folder).tags["verdict"] == verdict["name"] != "not evaluated"
+    assert record_of(outputs, folder).tags["ebm.verdict"] == verdict["name"] != "not evaluated"
+    record = record_of(outputs, folder)
+    tags = [name for name in record.tags if not name.startswith("mlflow.")]
+    assert len(record.params) + len(record.metrics) + len(tags) + SYSTEM_METRICS <= 60
+    assert record.tags[records.NOTE_TAG].startswith(f"**{verdict['name']}**: ")
+    assert "nats per image**" in record.tags[records.NOTE_TAG] or "not determined**" in record.tags[records.NOTE_TAG]
     page = page_of(folder)  # renewed
     assert verdict["reason"] in page.words
     assert len(page.references) >= 5 + 4  # diagnostics, and what training drew
-    assert metrics["validation/independent_log_likelihood"] == pytest.approx(figures["independent_log_likelihood"])
+    assert json.loads((tmp_path / "evaluation.json").read_text())["validation/independent_log_likelihood"] != 0
 
 
 def test_the_model_is_the_average_and_the_last_weights_stand_beside_it(outputs: Path, tmp_path: Path) -> None:
     folder, without = tmp_path / "run", tmp_path / "without"
     last = trained("rbm", outputs, folder, "training.averaging=0.5")
-    figures = trained("rbm", outputs, without, "training.averaging=null")
-    files = [weights_of(folder / name) for name in (tracking.LAST_FILE, "model.h5")]
+    metrics = trained("rbm", outputs, without, "training.averaging=null")
+    files = [weights_of(folder / name) for name in (records.LAST_FILE, "model.h5")]
     plain = weights_of(without / "model.h5")
     for name, array in plain.items():
         np.testing.assert_array_equal(files[0][name], array, err_msg=name)
@@ -261,20 +297,20 @@ def test_the_model_is_the_average_and_the_last_weights_stand_beside_it(outputs: 
         overrides = (f"run={folder}", "part=validation", f"weights={weights}", "seed=137", "threads=1")
         config = composed(*overrides, name="evaluate", output_root=outputs)
         config.likelihood = config.diagnostics = None
-        errors[weights] = assessment.evaluate(config, config.run, tmp_path / "evaluation")["denoising_error"]
-    assert errors["result"] == pytest.approx(last["denoising_error"], rel=1e-6)
-    assert errors["last"] == pytest.approx(figures["denoising_error"], rel=1e-6)
+        errors[weights] = evaluate.evaluate(config, config.run, tmp_path / "evaluation")["validation/denoising_error"]
+    assert errors["result"] == pytest.approx(last["validation/denoising_error"], rel=1e-6)
+    assert errors["last"] == pytest.approx(metrics["validation/denoising_error"], rel=1e-6)
     assert errors["last"] != pytest.approx(errors["result"], rel=1e-5)
     after = record_of(outputs, folder)
     assert after.metrics["last/validation/denoising_error"] == pytest.approx(errors["last"])
-    assert after.tags["verdict"] == record.tags["verdict"]
+    assert after.tags["ebm.verdict"] == record.tags["ebm.verdict"]
     for reference, weights, message in (
         (without, "last", r"without training\.averaging: its model\.h5 has the last weights"),
         (folder, "mean", "weights must be one of result, last; got 'mean'"),
     ):
         config = composed(f"run={reference}", f"weights={weights}", name="evaluate", output_root=outputs)
         with pytest.raises(UserError, match=message):
-            assessment.evaluate(config, config.run, tmp_path / "evaluation")
+            evaluate.evaluate(config, config.run, tmp_path / "evaluation")
 
 
 # ---------------------------------------------------------------------------------------------- seeds, objectives
@@ -330,13 +366,13 @@ def test_a_training_that_stops_because_it_diverges_has_its_verdict(
     with pytest.raises(UserError, match="training diverged"):
         trained("rbm", outputs, tmp_path)
     record = record_of(outputs, tmp_path)
-    assert (record.status, record.tags["verdict"]) == ("FAILED", "diverged")
-    assert "lower optimizer.lr" in record.tags["verdict.reason"]
+    assert (record.status, record.tags["ebm.verdict"]) == ("FAILED", "diverged")
+    assert "lower optimizer.lr" in record.tags["ebm.verdict.reason"]
 
 
 def test_a_training_that_ends_with_figures_that_are_not_finite_is_diverged(outputs: Path, tmp_path: Path) -> None:
     trained("rbm", outputs, tmp_path, "optimizer.lr=1e38")
-    assert record_of(outputs, tmp_path).tags["verdict"] == "diverged"
+    assert record_of(outputs, tmp_path).tags["ebm.verdict"] == "diverged"
     assert "not finite" in page_of(tmp_path).words
 
 
@@ -353,9 +389,9 @@ def test_one_failed_job_leaves_the_sweep_failed_and_the_others_finished(outputs:
     assert "binary units only" in ended.err
     assert "Traceback" not in ended.err
     uri = tracking_uri(composed(output_root=outputs))
-    parent = tracking.find_run(uri, str(folder))
+    parent = records.find_run(uri, str(folder))
     assert parent.status == "FAILED"
-    runs = {run.name: run for run in tracking.children(uri, parent.run_id)}
+    runs = {run.name: run for run in records.children(uri, parent.run_id)}
     assert {name: run.status for name, run in runs.items()} == {"RBM": "FINISHED"}
     assert "0_hopfield: failed, no run was begun" in ended.out
     assert (folder / "1_rbm" / "model.h5").is_file()
@@ -379,16 +415,16 @@ def test_a_sweep_that_cannot_start_is_one_message(outputs: Path, tmp_path: Path)
 
 def test_the_store_says_what_the_run_was_made_with(finished: Callable[[str], Run], outputs: Path) -> None:
     record = record_of(outputs, finished("cd")[1])
-    assert {"hardware.cpu", "hardware.cores", "version.torch", "model", "data"} <= set(record.tags)
+    assert {"ebm.hardware", "ebm.versions", "ebm.verdict", "ebm.output_dir"} <= set(record.tags)
     assert record.params["seed"] == "137"
-    assert 0 < record.metrics["system/system_memory_usage_percentage"] <= 100
+    assert record.metrics["system/system_memory_usage_megabytes"] > 0
     files = {
         entry.path
         for folder in (None, "checkpoints")
         for entry in MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}").list_artifacts(record.run_id, folder)
     }
     assert files >= {
-        "config.yaml", "packages.txt", "model.h5", "pictures.h5", "images", "mlflow_model", "checkpoints/last.ckpt",
+        "config.yaml", "packages.txt", "model.h5", "pictures.h5", "images", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
     }  # fmt: skip
 
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from ebm_pipeline import plots
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.runs.compare import COMPARED, CURVES, LIKELIHOODS
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.support.names import label
 
 
 def mosaic_of(figure: Figure) -> np.ndarray:
@@ -34,6 +37,26 @@ def test_small_images_are_enlarged_not_smoothed() -> None:
     mosaic = mosaic_of(plots.image_grid(np.eye(4), (2, 2), "title"))
     assert set(mosaic[np.isfinite(mosaic)].tolist()) == {0.0, 1.0}
     assert mosaic.shape[0] == 24
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 13), (1, 20), (1, 4000), (4999, 1), (2, 3000), (300, 500), (1, 100_000)])
+def test_images_of_any_shape_are_seen_at_a_cost_that_does_not_grow(shape: tuple[int, int]) -> None:
+    """One row of 5,000 pixels made a mosaic of 10 x 43,000, mostly gaps, and 9 GB; its tiles were lines thinner than a dot."""
+    rng = np.random.default_rng(1)
+    images = (rng.random((16, shape[0] * shape[1])) < 0.25).astype(float)
+    figure = plots.image_grid(images, shape, "title")
+    mosaic = mosaic_of(figure)
+    assert mosaic.size < 1e6
+    assert np.nanmean(mosaic) == pytest.approx(images.mean(), abs=0.02)
+    height, width = figure.get_size_inches()[::-1] * figure.dpi
+    assert min(height / 2, width / 8) > 8  # dots of a tile and its gap
+
+
+def test_long_sides_are_averaged_in_order() -> None:
+    images = np.linspace(0, 1, 4000)[None]
+    mosaic = mosaic_of(plots.image_grid(images, (1, 4000), "title"))
+    assert mosaic.shape == (25, 200)
+    np.testing.assert_allclose(mosaic[7], images.reshape(200, 20).mean(1))
 
 
 def test_real_values_are_scaled_and_the_picture_says_so() -> None:
@@ -73,6 +96,35 @@ def test_curves_have_a_panel_per_metric_and_a_legend_for_several_runs() -> None:
     assert [text.get_text() for text in figure.legends[0].texts] == ["a", "b"]
     single = plots.learning_curves({"error": {"a": ([0, 1], [2.0, 1.0])}}, "title")
     assert not single.legends
+
+
+def drawn_apart(figure: Figure) -> None:
+    """Titles of panels lie inside the picture, and none over that of another panel, or over its numbers."""
+    plots.to_rgb(figure)
+    panels = [panel for panel in figure.axes if panel.get_visible() and panel.get_title(loc="left")]
+    named = [panel.get_title(loc="left") for panel in panels]
+    texts = [
+        next(one for one in panel.findobj(Text) if one.get_text() == name)
+        for panel, name in zip(panels, named, strict=True)
+    ]
+    titles = [one.get_window_extent() for one in texts]
+    inside = figure.bbox
+    for index, title in enumerate(titles):
+        assert inside.x0 <= title.x0 < title.x1 <= inside.x1, named[index]
+        assert inside.y0 <= title.y0 < title.y1 <= inside.y1, named[index]
+        others = [other for place, other in enumerate(titles) if place != index] + [one.bbox for one in panels]
+        assert not any(title.overlaps(other) for other in others), named[index]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_the_labels_of_all_metrics_are_read_above_their_panels(count: int) -> None:
+    labels = sorted((label(name) for name in (*CURVES, *COMPARED, *LIKELIHOODS)), key=len)[-count:]
+    runs = {"RBM": ([0, 30], [2.0, 1.0]), "Hopfield": ([0, 30], [2.0, 3.0])}
+    drawn_apart(plots.learning_curves(dict.fromkeys(labels, runs), "Learning curves", "metrics on validation images"))
+    points = {"RBM": {"1": (0.5, 0.1), "5": (0.7, 0.1)}}
+    drawn_apart(plots.against_settings(dict.fromkeys(labels, points), ["1", "5"], "k", "k", numeric=True, lines=True))
+    grid = dict.fromkeys(labels, np.array([[1.0, 2.0], [3.0, 4.0]]))
+    drawn_apart(plots.heat_maps(grid, ("lr", ["0.1", "0.2"]), ("k", ["1", "5"]), "k and lr"))
 
 
 def test_files_and_arrays_show_the_same_picture(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import torch
 from helpers import normal, random_machine
 from torch import Tensor
 
-from ebm_pipeline.layers import Bernoulli, LearnedGaussian
-from ebm_pipeline.machine import BoltzmannMachine, assemble
-from ebm_pipeline.objectives.contrast import contrast_exact
-from ebm_pipeline.training.centring import centre
+from ebm_pipeline.models.layers import Bernoulli, LearnedGaussian
+from ebm_pipeline.models.machine import BoltzmannMachine, assemble
+from ebm_pipeline.training.centring import centred
+from ebm_pipeline.training.objectives.contrast import contrast_exact
 from ebm_pipeline.training.precision import precision_scaled
 
 KINDS = [
@@ -73,14 +73,11 @@ def test_the_step_is_that_in_the_scaled_coordinates(
     sizes = (torch.outer(below, above), below, above, torch.full((4,), rate), torch.full((3,), rate))
     step = tuple(size * part for size, part in zip(sizes, back, strict=True))
     _, expected = torch.autograd.functional.jvp(natural, at, step)
-    if offsets:
-        found = centre(gradient, centres, lambda own: precision_scaled(own, machine, centres, rate))
-    else:
-        found = gradient
-        precision_scaled(found, machine)
-    assert list(found) == keys
+    with centred(gradient, centres if offsets else ()):
+        precision_scaled(gradient, machine, centres if offsets else (), rate)
+    assert list(gradient) == keys
     for key, value in zip(keys, expected, strict=True):
-        torch.testing.assert_close(found[key], value, msg=key)
+        torch.testing.assert_close(gradient[key], value, msg=key)
 
 
 def test_at_its_floor_a_variance_that_would_fall_moves_nothing(generator: torch.Generator) -> None:

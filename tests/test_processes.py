@@ -8,30 +8,31 @@ import signal
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from commands import PLAIN, composed
+from commands import PLAIN, composed, own_run
 from kills import assert_identical, kill_self, left_by, patched, run_count
 from test_training import monitored, recipe, small_machine, stripes
 from torch import Tensor
 
-from ebm_pipeline import pipeline, tracking
-from ebm_pipeline.data.dataset import BatchLoader, EpochOrder
+from ebm_pipeline.data.batches import BatchLoader, EpochOrder
 from ebm_pipeline.data.transforms import Identity
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.interruption import Interrupted, interruptible
-from ebm_pipeline.machine import BoltzmannMachine, States
-from ebm_pipeline.objectives import PersistentContrastiveDivergence, Tap
-from ebm_pipeline.samplers import Gibbs
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.machine import BoltzmannMachine, States
+from ebm_pipeline.runs import train
+from ebm_pipeline.sampling import Gibbs
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.support.interruption import Interrupted, interruptible
 from ebm_pipeline.training import L2, processes
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.blocks import Blocks
 from ebm_pipeline.training.checkpoints import LAST
-from ebm_pipeline.training.module import BoltzmannTraining, Recipe
+from ebm_pipeline.training.module import BoltzmannTraining
+from ebm_pipeline.training.objectives import PersistentContrastiveDivergence, Tap
+from ebm_pipeline.training.recipe import Recipe
 
 FIXED_STEPS = MeanField(tolerance=0.0, max_steps=20)  # the same number of steps for a share as for the whole
 CASES = {
@@ -43,6 +44,13 @@ CASES = {
 }
 
 
+class Unmoved(NamedTuple):
+    samples: States
+
+    def completed(self, samples: States) -> Unmoved:
+        return self
+
+
 @dataclass(frozen=True)
 class Still(Gibbs):
     """Chains that stay as they are, so that the gradient is a function of data and chains."""
@@ -50,16 +58,13 @@ class Still(Gibbs):
     def step(
         self,
         machine: BoltzmannMachine,
-        states: States,
+        state: Any,
         generator: torch.Generator | None,
         clamped: Collection[int] = (),
         *,
         finish: bool = True,
-    ) -> States:
-        return states
-
-    def complete(self, chains: States, samples: States) -> States:
-        return chains
+    ) -> tuple[Any, dict[str, float]]:
+        return Unmoved(state.samples), {}
 
 
 def own_recipe(case: str) -> Recipe:
@@ -103,6 +108,7 @@ def both() -> tuple[dict[str, list[dict[str, Tensor]]], dict[str, list[dict[str,
     return alone, together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_make_the_steps_of_one(case: str, both: Any) -> None:
     (alone,), (first, second) = both[0][case], both[1][case]
@@ -125,7 +131,7 @@ def test_each_process_has_chains_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(processes, "rank", lambda number=number: number)
         module = BoltzmannTraining(small_machine(6, 4), recipe(), images.mean(0), monitored(images))
         assert module.chains is not None
-        states.append((module.chains[0], module.generator.get_state()))
+        states.append((module.chains.samples[0], module.generator.get_state()))
     assert [len(chains) for chains, _ in states] == [25, 25]
     for one, other in zip(*states, strict=True):
         assert not torch.equal(one, other)
@@ -172,7 +178,7 @@ def kill_the_other() -> None:
 def test_a_run_goes_on_after_either_process_is_gone(outputs: Path, tmp_path: Path) -> None:
     """The other killed in the first epoch, the first told to stop in the second: the end is the uninterrupted one's."""
     folders = [tmp_path / name / "run" for name in ("alone", "interrupted")]
-    pipeline.train(composed(*SETTINGS, output_root=outputs), folders[0])
+    train.train(composed(*SETTINGS, output_root=outputs), folders[0])
     expected = left_by(folders[0], outputs)
     saved = torch.load(folders[0] / "checkpoints" / LAST, weights_only=True)
     assert saved["state_dict"]["chain_0"].shape == (5, 16)
@@ -183,14 +189,14 @@ def test_a_run_goes_on_after_either_process_is_gone(outputs: Path, tmp_path: Pat
     with pytest.MonkeyPatch.context() as patch:
         patched(patch, STEP, 2, kill_the_other)
         with pytest.raises(UserError, match=r"process 1 of this training ended by itself \(exit code -9.*resume=auto"):
-            pipeline.train(composed(*SETTINGS, output_root=outputs), folders[1])
-    assert tracking.find_run("", str(folders[1])).status == "FAILED"
+            train.train(composed(*SETTINGS, output_root=outputs), folders[1])
+    assert own_run(folders[1]).status == "FAILED"
     with pytest.MonkeyPatch.context() as patch:
         patched(patch, STEP, BATCHES + 2, lambda: kill_self(signal.SIGTERM))
         with interruptible(), pytest.raises(Interrupted, match="SIGTERM"):
-            pipeline.train(composed(*SETTINGS, "resume=auto", output_root=outputs), folders[1])
-    assert tracking.find_run("", str(folders[1])).status == "KILLED"
-    pipeline.train(composed(*SETTINGS, "resume=auto", output_root=outputs), folders[1])
+            train.train(composed(*SETTINGS, "resume=auto", output_root=outputs), folders[1])
+    assert own_run(folders[1]).status == "KILLED"
+    train.train(composed(*SETTINGS, "resume=auto", output_root=outputs), folders[1])
     left = left_by(folders[1], outputs)
     left["params"] = expected["params"]  # equal by the digest of the configuration
     assert_identical(left, expected)
@@ -203,6 +209,7 @@ def fails() -> None:
     processes.gathered(os.getpid())
 
 
+@pytest.mark.slow
 def test_what_the_other_process_cannot_do_is_the_message() -> None:
     with pytest.raises(UserError, match="no fixed point"), processes.started(2, fails, ()):
         fails()

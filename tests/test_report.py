@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ebm_pipeline import plots
-from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.card import Interval, LikelihoodCard
 from ebm_pipeline.evaluation.verdict import Verdict
-from ebm_pipeline.report import Report
+from ebm_pipeline.runs.report import Report
+from ebm_pipeline.support.errors import UserError
 
 VOID = {"meta", "img", "br"}
 
@@ -60,7 +60,7 @@ def report(picture: Path, determined: bool = True) -> Report:
     )  # fmt: skip
     return Report(
         title="<b>RBM</b> & co", subtitle="digits", verdict=Verdict("trustworthy", "R-hat < 1.05 & all", "beside"),
-        card=card, figures={"weight_norm": 3.25}, drawn="500 chains; 1000 sweeps", diagnostics=[picture], samples=[picture],
+        card=card, metrics={"weights/norm": 3.25}, drawn="500 chains; 1000 sweeps", diagnostics=[picture], samples=[picture],
         training=[], config="name: <script>alert(1)</script>\n",
     )  # fmt: skip
 
@@ -74,12 +74,12 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(picture: Path, tmp_path
     report(picture).write(tmp_path)
     page = page_of(tmp_path)
     assert page.headings == [
-        "<b>RBM</b> & co", "Likelihood", "Diagnostics", "Figures", "Samples and weights", "Training", "Configuration"
+        "<b>RBM</b> & co", "Likelihood", "Diagnostics", "Metrics", "Samples and weights", "Training", "Configuration"
     ]  # fmt: skip
     assert not page.tags & {"script", "b", "link", "iframe"}
     assert "url(" not in (tmp_path / "report.html").read_text()
     for text in (
-        "trustworthy", "R-hat < 1.05 & all", "[-82.00, -81.00]", "118.00", "log Z exact", "weight norm", "3.25",
+        "trustworthy", "R-hat < 1.05 & all", "[-82.00, -81.00]", "118.00", "log Z exact", "norm of the weights", "3.25",
         "500 chains; 1000 sweeps", "<script>alert(1)</script>",
     ):  # fmt: skip
         assert text in page.words, text
@@ -95,6 +95,7 @@ def test_a_likelihood_that_is_not_determined_is_no_number(picture: Path, tmp_pat
     assert "-82.00" not in words
 
 
-def test_a_folder_that_is_not_there_is_one_message(picture: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot write the report"):
-        report(picture).write(tmp_path / "missing")
+def test_a_place_that_cannot_be_written_is_one_message(picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match=r"cannot write .*report\.html"):
+        report(picture).write(tmp_path / "file")

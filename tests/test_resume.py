@@ -8,23 +8,26 @@ import re
 import resource
 import shutil
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import PLAIN, composed, run_command
+from commands import PLAIN, TINY, composed, own_run, run_command
 from kills import assert_identical, kill_self, killed, left_by, patched, run_count
 from torch import Tensor
 
-from ebm_pipeline import cli, pipeline, resuming, tracking
-from ebm_pipeline.configuration import tracking_uri
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.objectives import PersistentContrastiveDivergence
+from ebm_pipeline import cli
+from ebm_pipeline.runs import resume, train
+from ebm_pipeline.runs.configuration import tracking_uri
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.tracking import records
 from ebm_pipeline.training.checkpoints import BEFORE, BEST, LAST, damage_of, newest
 from ebm_pipeline.training.module import BoltzmannTraining
+from ebm_pipeline.training.objectives import PersistentContrastiveDivergence
 
 STEP = "ebm_pipeline.training.module.BoltzmannTraining.update"
 SAVE = "ebm_pipeline.training.checkpoints.WholeCheckpoints.save_checkpoint"
@@ -39,32 +42,36 @@ SETTINGS = {
         "training.averaging=0.5",
     ),
     "dbm": (*PLAIN, "model=dbm", f"training.epochs={EPOCHS}", "model.pretraining.epochs=2"),
+    "models": (*TINY, "model=rbm", "training.epochs=1", "training.averaging=0.5", "tracking.system_metrics=false"),
     "ddp": (*PLAIN, "model=dbm", "model.pretraining.epochs=1", "trainer=ddp", "trainer.accelerator=cpu"),
 }
 PHASE = 2 * BATCHES  # updates of a phase of pretraining
 MOMENTS = [
-    (
-        "rbm",
-        "os.fsync",
-        6,
-    ),  # a checkpoint is written, but not in its place; the epoch's figures and pictures are in the store
+    # a checkpoint is written, but not in its place; the epoch's metrics and pictures are in the store
+    ("rbm", "os.fsync", 10),
     ("dbm", STEP, PHASE + BATCHES + 3),  # in pretraining, the second RBM, in the middle of an epoch
 ]
 # Updates: of the first epoch, which has no checkpoint before it, the first and last of one, in the middle of one.
 MORE_MOMENTS = [
     *[("rbm", STEP, step) for step in (1, 4, BATCHES, BATCHES + 1, 2 * BATCHES + 3, BATCHES * EPOCHS)],
-    *[("rbm", "os.fsync", number) for number in (3, 4, 5, 7, 8)],
+    *[("rbm", "os.fsync", number) for number in (3, 5, 7, 8, 9, 11, 12)],
     *[("rbm", SAVE, number) for number in (1, EPOCHS)],
     *[
-        ("rbm", f"ebm_pipeline.{name}", 1)
-        for name in ("pipeline.save_model", "phases.write_arrays", "pipeline.write_history", "pipeline.report")
+        ("rbm", f"ebm_pipeline.runs.{name}", 1)
+        for name in ("train.save_model", "phases.write_arrays", "train.write_history", "train.report")
     ],
-    *[("rbm", f"ebm_pipeline.tracking.Tracker.{name}", 3) for name in ("log_metrics", "log_image")],
-    ("rbm", "ebm_pipeline.tracking.Tracker.finish", 1),
+    *[("rbm", f"ebm_pipeline.tracking.tracker.Tracker.{name}", 3) for name in ("log_metrics", "log_image")],
+    ("rbm", "ebm_pipeline.tracking.tracker.Tracker.finish", 1),
     *[("dbm", STEP, step) for step in (3, PHASE, PHASE + 1)],
     *[("dbm", STEP, 2 * PHASE + step) for step in (1, BATCHES + 3, BATCHES * EPOCHS)],
     ("dbm", "ebm_pipeline.training.pretraining.compose", 1),
-    *[("dbm", f"ebm_pipeline.{name}.save_model", 1) for name in ("phases", "pipeline")],
+    *[("dbm", f"ebm_pipeline.runs.{name}.save_model", 1) for name in ("phases", "train")],
+    *[
+        ("models", f"mlflow.tracking.MlflowClient.{name}", number)  # of the best model, the last one, the result
+        for name in ("log_model_artifacts", "finalize_logged_model", "log_outputs")
+        for number in (1, 2, 3)
+    ],
+    ("models", "ebm_pipeline.tracking.tracker.Tracker.log_numbers_of", 7),  # of the assessment
     *[("ddp", STEP, step) for step in (BATCHES + 3, 2 * BATCHES + 3)],  # in the first process: the other ends with it
 ]
 
@@ -80,14 +87,14 @@ def uninterrupted(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     @functools.cache
     def left(choice: str) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp(choice)
-        pipeline.train(composed(*SETTINGS[choice], output_root=outputs), folder)
+        train.train(composed(*SETTINGS[choice], output_root=outputs), folder)
         return left_by(folder, outputs)
 
     return left
 
 
 def resumed(choice: str, outputs: Path, folder: Path, *overrides: str) -> dict[str, float]:
-    return pipeline.train(composed(*SETTINGS[choice], *overrides, "resume=auto", output_root=outputs), folder)
+    return train.train(composed(*SETTINGS[choice], *overrides, "resume=auto", output_root=outputs), folder)
 
 
 def check(
@@ -96,13 +103,13 @@ def check(
     choice, target, number = moment
     expected = uninterrupted(choice)
     killed(SETTINGS[choice], outputs, folder, target, number)
-    run = tracking.read_run_file(folder)
+    run = records.read_run_file(folder)
     resumed(choice, outputs, folder)
     left = left_by(folder, outputs)
     left["params"] = expected["params"]  # equal by the digest of the configuration
     assert_identical(left, expected)
     if "run_id" in run:  # else it was killed while it claimed one
-        assert tracking.read_run_file(folder) == run
+        assert records.read_run_file(folder) == run
     assert run_count(folder, outputs) == 1
     assert not list(folder.rglob("*.partial"))
 
@@ -137,8 +144,8 @@ def stop_in_the_third_epoch(outputs: Path, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         patched(monkeypatch, STEP, 2 * BATCHES + 3, stop)
         with pytest.raises(Stop):
-            pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), folder)
-    assert tracking.find_run("", str(folder)).status == "KILLED"
+            train.train(composed(*SETTINGS["rbm"], output_root=outputs), folder)
+    assert own_run(folder).status == "KILLED"
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +200,11 @@ def test_other_settings_are_refused_with_both_values(stopped: Path, outputs: Pat
     with pytest.raises(UserError, match=r"training\.chains: 10 there, 20 here"):
         resumed("rbm", outputs, stopped, "training.chains=20")
     with pytest.raises(
-        UserError, match=r"data\.hidden_units: 8 there, 9 here; model\.layers\.hidden\.units: 8 there, 9 here"
+        UserError, match=r"hidden_units: 8 there, 9 here; model\.layers\.hidden\.units: 8 there, 9 here"
     ):
-        resumed("rbm", outputs, stopped, "data.hidden_units=9")
+        resumed("rbm", outputs, stopped, "hidden_units=9")
     with pytest.raises(UserError, match="resume must be auto"):
-        pipeline.train(composed(*SETTINGS["rbm"], "resume=yes", output_root=outputs), stopped)
+        train.train(composed(*SETTINGS["rbm"], "resume=yes", output_root=outputs), stopped)
 
 
 def test_a_checkpoint_of_other_sizes_is_refused_with_both(stopped: Path, outputs: Path) -> None:
@@ -211,7 +218,7 @@ def test_a_checkpoint_of_other_sizes_is_refused_with_both(stopped: Path, outputs
 
 
 def test_a_run_that_is_at_work_is_left_alone(stopped: Path, outputs: Path) -> None:
-    with resuming.locked(stopped), pytest.raises(UserError, match="another process is at work"):
+    with resume.locked(stopped), pytest.raises(UserError, match="another process is at work"):
         resumed("rbm", outputs, stopped)
 
 
@@ -219,9 +226,9 @@ def test_a_run_killed_before_its_id_is_noted_is_found_again(
     outputs: Path, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
 ) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        patched(monkeypatch, "ebm_pipeline.tracking.write_run_file", 1, stop)
+        patched(monkeypatch, "ebm_pipeline.tracking.tracker.write_run_file", 1, stop)
         with pytest.raises(Stop):
-            pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+            train.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
     assert run_count(tmp_path, outputs) == 1
     resumed("rbm", outputs, tmp_path)
     assert run_count(tmp_path, outputs) == 1
@@ -239,7 +246,7 @@ def test_a_run_that_never_began_leaves_no_folder(outputs: Path, tmp_path: Path) 
             (place / ".hydra").mkdir(parents=True)  # what Hydra leaves before the run
             (place / "cli.log").touch()
             with pytest.raises(UserError, match=override.split("=")[0].strip("+")):
-                pipeline.train(composed(*SETTINGS["rbm"], override, output_root=outputs), place)
+                train.train(composed(*SETTINGS["rbm"], override, output_root=outputs), place)
         assert not folder.exists()
         shutil.rmtree(occupied / ".hydra")
     assert (occupied / "mine.txt").read_text() == "mine"
@@ -258,15 +265,33 @@ def files_up_to(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
+def with_room_for(store: Path, count: int) -> None:
+    """Empty pages in the store: so many pages more can be written before the file has to grow."""
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute("VACUUM")
+        connection.execute("CREATE TABLE room (bytes BLOB)")
+        connection.execute("INSERT INTO room VALUES (zeroblob(?))", (4096 * count,))
+        connection.execute("DROP TABLE room")
+        connection.commit()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [4_000, 15_000, 40_000, 150_000, 400_000])
-def test_a_disk_that_is_really_full_is_one_message_and_loses_nothing(
-    size: int, outputs: Path, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
+@pytest.mark.parametrize("room", [0, 5, 30, 100])
+@pytest.mark.parametrize("size", [4_000, 15_000, 40_000, 150_000, 300_000])
+def test_a_disk_that_is_really_full_loses_nothing(
+    size: int, room: int, outputs: Path, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
 ) -> None:
-    """The store is the first that cannot grow; then checkpoints, the journal, pictures, the report."""
+    """What cannot grow first: the store at once, or in mid-run; checkpoints, the journal, pictures, the report.
+
+    A store that cannot start, or a file of the run itself, is one message; a store that fails in mid-run stops no run.
+    """
     expected = uninterrupted("rbm")
-    with files_up_to(size), pytest.raises(UserError, match="free some space"):
-        pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    with_room_for(outputs / "mlflow.db", room)
+    with files_up_to(size):
+        try:
+            train.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+        except UserError as error:
+            assert "free some space" in str(error)  # noqa: PT017
     resumed("rbm", outputs, tmp_path)
     left = left_by(tmp_path, outputs)
     left["params"] = expected["params"]
@@ -279,15 +304,16 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    patched(monkeypatch, "os.fsync", 6, full)
+    expected = uninterrupted("rbm")
+    patched(monkeypatch, "os.fsync", 10, full)  # after the pictures of step 0
     with pytest.raises(UserError, match=r"cannot write .*No space left"):
-        pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
-    assert tracking.find_run("", str(tmp_path)).status == "FAILED"
+        train.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    assert own_run(tmp_path).status == "FAILED"
     assert newest(tmp_path / "checkpoints") is not None
     resumed("rbm", outputs, tmp_path)
     left = left_by(tmp_path, outputs)
-    left["params"] = uninterrupted("rbm")["params"]
-    assert_identical(left, uninterrupted("rbm"))
+    left["params"] = expected["params"]
+    assert_identical(left, expected)
 
 
 def test_a_gradient_that_is_not_finite_stops_at_its_step(
@@ -300,14 +326,14 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step(
         nonlocal calls
         calls += 1
         learning = objective(*arguments)
-        if calls == BATCHES + 3:
+        if calls == 1 + BATCHES + 3:  # the first is the rehearsal
             learning.gradient["layers/1/bias"][0] = float("nan")
         return learning
 
     monkeypatch.setattr(PersistentContrastiveDivergence, "__call__", broken)
     with pytest.raises(UserError, match=rf"diverged.*step {BATCHES + 2} .*lower optimizer.lr"):
-        pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
-    assert tracking.find_run("", str(tmp_path)).status == "FAILED"
+        train.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+    assert own_run(tmp_path).status == "FAILED"
     path = newest(tmp_path / "checkpoints")
     assert path is not None
     assert torch.load(path, weights_only=True)["global_step"] == BATCHES
@@ -327,7 +353,7 @@ def test_an_epoch_that_leaves_a_weight_not_finite_is_not_saved(
 
     monkeypatch.setattr(BoltzmannTraining, "update", broken)
     with pytest.raises(UserError, match=rf"tensors.weights/0 not finite after step {2 * BATCHES} "):
-        pipeline.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
+        train.train(composed(*SETTINGS["rbm"], output_root=outputs), tmp_path)
     path = newest(tmp_path / "checkpoints")
     assert path is not None
     assert torch.load(path, weights_only=True)["global_step"] == BATCHES
@@ -355,27 +381,44 @@ def test_ctrl_c_and_sigterm_end_a_run_in_order(outputs: Path, monkeypatch: pytes
     assert re.search(r"ebm .*seed=2 resume=auto", ended.err)
     assert "Traceback" not in ended.err
     folders = set((outputs / "runs").iterdir())
-    (folder,) = (path for path in folders if tracking.find_run("", str(path)).params["seed"] == "2")
-    assert tracking.find_run("", str(folder)).status == "KILLED"
+    (folder,) = (path for path in folders if own_run(path).params["seed"] == "2")
+    assert own_run(folder).status == "KILLED"
 
     with monkeypatch.context() as patch:
         patched(patch, STEP, BATCHES + 3, lambda: kill_self(signal.SIGTERM))  # in the third epoch
         ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
     assert (ended.code, set((outputs / "runs").iterdir())) == (128 + signal.SIGTERM, folders)
     assert "stopped by SIGTERM" in ended.err
-    assert tracking.find_run("", str(folder)).status == "KILLED"
+    assert own_run(folder).status == "KILLED"
 
     ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
     assert (ended.code, set((outputs / "runs").iterdir())) == (0, folders)
     assert "going on with the run" in ended.out + ended.err
-    record = tracking.find_run("", str(folder))
-    assert (record.status, record.metrics["epoch"]) == ("FINISHED", EPOCHS)
+    record = own_run(folder)
+    assert (record.status, record.metrics["time/epoch"]) == ("FINISHED", EPOCHS)
 
     ended = run_command(cli.train, *words, "resume=auto", output_root=outputs)
     assert (ended.code, set((outputs / "runs").iterdir())) == (0, folders)
     assert "nothing left to do" in ended.out + ended.err
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ('{"weights/norm": 1.5, "name": "x", "test": true}', {"weights/norm": 1.5}),
+        *(("{", {}), ("[1]", {}), ("[" * 99_999, {}), (None, {})),
+    ],
+    ids=["whole", "cut", "a list", "deep", "missing"],
+)
+def test_damaged_numbers_of_a_finished_run_are_left_out(
+    text: str | None, known: dict[str, float], tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / train.METRICS_FILE).write_text(text)
+    assert train.all_metrics(tmp_path) == known
+
+
+@pytest.mark.slow
 def test_a_sweep_runs_only_what_is_missing(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("-m", *PLAIN, "model=rbm", "sampler.steps=1,2,3", "tracking.experiment=interrupted")
     with monkeypatch.context() as patch:
@@ -384,8 +427,8 @@ def test_a_sweep_runs_only_what_is_missing(outputs: Path, monkeypatch: pytest.Mo
     assert ended.code == 128 + signal.SIGTERM
     (folder,) = (outputs / "sweeps").iterdir()
     uri = tracking_uri(composed(output_root=outputs))
-    parent = tracking.find_run(uri, str(folder))
-    before = {run.output_dir: run for run in tracking.children(uri, parent.run_id)}
+    parent = records.find_run(uri, str(folder))
+    before = {run.output_dir: run for run in records.children(uri, parent.run_id)}
     assert [parent.status, *(run.status for run in before.values())] == ["KILLED", "FINISHED", "KILLED"]
 
     steps = 0
@@ -401,9 +444,9 @@ def test_a_sweep_runs_only_what_is_missing(outputs: Path, monkeypatch: pytest.Mo
     assert ended.code == 0
     assert steps == BATCHES + 2 * BATCHES  # the second job's second epoch, the third job
     assert list((outputs / "sweeps").iterdir()) == [folder]
-    after = {run.output_dir: run for run in tracking.children(uri, parent.run_id)}
-    assert tracking.find_run(uri, str(folder)).run_id == parent.run_id
-    assert [tracking.find_run(uri, str(folder)).status, *(run.status for run in after.values())] == ["FINISHED"] * 4
+    after = {run.output_dir: run for run in records.children(uri, parent.run_id)}
+    assert records.find_run(uri, str(folder)).run_id == parent.run_id
+    assert [records.find_run(uri, str(folder)).status, *(run.status for run in after.values())] == ["FINISHED"] * 4
     assert {key: run.run_id for key, run in before.items()}.items() <= {
         key: run.run_id for key, run in after.items()
     }.items()

@@ -15,9 +15,17 @@ from helpers import (
     state_numbers,
 )
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.machine import ODD, BoltzmannMachine, States
-from ebm_pipeline.samplers import Gibbs, start_at_mean, start_at_visible
+from ebm_pipeline.models.machine import ODD, BoltzmannMachine, States
+from ebm_pipeline.sampling import (
+    Gibbs,
+    ParallelTempering,
+    Sampler,
+    leaves,
+    start_at_mean,
+    start_at_visible,
+    with_leaves,
+)
+from ebm_pipeline.support.errors import UserError
 
 Case = tuple[tuple[str, ...], tuple[int, ...]]
 CHAINS = 100_000
@@ -36,7 +44,8 @@ def exact_draws(machine: BoltzmannMachine, generator: torch.Generator) -> tuple[
 def test_the_joint_distribution_stays(case: Case, sampler: Gibbs, offsets: float, generator: torch.Generator) -> None:
     machine = random_machine(*case, seed=1, offsets=offsets)
     chains, probabilities = exact_draws(machine, generator)
-    chains = sampler.step(machine, chains, generator)
+    state, _ = sampler.step(machine, sampler.init(machine, chains, (None,) * machine.depth), generator)
+    chains = state.samples
     assert_same_distribution(torch.bincount(state_numbers(chains), minlength=len(probabilities)), probabilities)
 
 
@@ -44,7 +53,7 @@ def test_the_joint_distribution_stays(case: Case, sampler: Gibbs, offsets: float
 def test_the_joint_distribution_of_other_discrete_units_stays(case: Case, generator: torch.Generator) -> None:
     machine = random_machine(*case, seed=1, offsets=1.0)
     chains, probabilities = exact_draws(machine, generator)
-    assert_same_distribution(state_counts(machine, Gibbs(2).step(machine, chains, generator)), probabilities)
+    assert_same_distribution(state_counts(machine, Gibbs(2).sweep(machine, chains, generator)), probabilities)
 
 
 def test_the_test_above_finds_layers_that_are_updated_all_at_once(generator: torch.Generator) -> None:
@@ -62,7 +71,7 @@ def test_the_test_above_finds_layers_that_are_updated_all_at_once(generator: tor
 def test_an_unfinished_step_leaves_the_odd_layers_to_the_caller(case: Case, generator: torch.Generator) -> None:
     machine = random_machine(*case, seed=2)
     chains, probabilities = exact_draws(machine, generator)
-    unfinished = Gibbs(2).step(machine, chains, generator, finish=False)
+    unfinished = Gibbs(2).sweep(machine, chains, generator, finish=False)
     finished = machine.sample(unfinished, ODD, generator)
     assert_same_distribution(torch.bincount(state_numbers(finished), minlength=len(probabilities)), probabilities)
 
@@ -75,7 +84,7 @@ def test_clamped_layers_stay_and_the_others_follow_the_conditional(generator: to
     conditional = probabilities * match
     conditional = conditional / conditional.sum()
     rows = torch.multinomial(conditional, CHAINS, replacement=True, generator=generator)
-    chains = Gibbs(2).step(machine, tuple(state[rows] for state in states), generator, clamped=(0,))
+    chains = Gibbs(2).sweep(machine, tuple(state[rows] for state in states), generator, clamped=(0,))
     assert torch.equal(chains[0], visible.expand(CHAINS, 3))
     assert_same_distribution(torch.bincount(state_numbers(chains), minlength=len(conditional)), conditional)
 
@@ -100,3 +109,17 @@ def test_chains_started_at_images_keep_them(generator: torch.Generator) -> None:
 def test_a_wrong_number_of_sweeps_is_refused(steps: int) -> None:
     with pytest.raises(UserError, match=r"sampler\.steps"):
         Gibbs(steps)
+
+
+@pytest.mark.parametrize(
+    "sampler", [Gibbs(), ParallelTempering(replicas=3)], ids=lambda sampler: type(sampler).__name__
+)
+def test_a_state_is_made_again_of_its_leaves(sampler: Sampler, generator: torch.Generator) -> None:
+    """What a checkpoint holds is the leaves; the state that a step gets is made of them."""
+    machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=1)
+    means = (torch.full((3,), 0.5, dtype=torch.float64), None)
+    state = sampler.init(machine, start_at_mean(machine, 4, means[0], generator), means)
+    again = with_leaves(state, iter(leaves(state)))
+    assert type(again) is type(state)
+    assert all(torch.equal(own, other) for own, other in zip(leaves(state), leaves(again), strict=True))
+    assert [own.shape for own in again.samples] == [(4, 3), (4, 2)]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from helpers import MACHINES, joint_states, naive_energy, normal, random_machine
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.layers import LAYERS
-from ebm_pipeline.machine import BoltzmannMachine
-from ebm_pipeline.storage import SavedModel, load_model, save_model
+from ebm_pipeline.models.layers import LAYERS
+from ebm_pipeline.models.machine import BoltzmannMachine
+from ebm_pipeline.models.storage import SavedModel, load_model, save_model
+from ebm_pipeline.support.errors import UserError
 
 Case = tuple[tuple[str, ...], tuple[int, ...]]
 CONFIG = "model:\n  name: RBM\nseed: 137\n"

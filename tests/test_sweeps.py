@@ -21,10 +21,13 @@ from commands import PLAIN, Outcome, composed, run_command
 from kills import kill_self, patched
 from mlflow.tracking import MlflowClient
 
-from ebm_pipeline import cli, comparison, pipeline, planning, resuming, sweeps, swept, tracking
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.interruption import ending_with_parent
-from ebm_pipeline.tracking import RunRecord, Tracker
+from ebm_pipeline import cli
+from ebm_pipeline.runs import compare, plan, resume, sweep, swept, train
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.support.interruption import ending_with_parent
+from ebm_pipeline.tracking import records, store
+from ebm_pipeline.tracking.records import RunRecord
+from ebm_pipeline.tracking.tracker import Tracker
 
 FAST = (*PLAIN, "model=rbm", "training.epochs=1")
 STEP = "ebm_pipeline.training.module.BoltzmannTraining.update"
@@ -43,8 +46,8 @@ def swept_by(outputs: Path, folder: Path, *words: str) -> Outcome:
 def runs_of(outputs: Path, folder: Path) -> tuple[RunRecord, dict[str, RunRecord]]:
     """(the parent, the jobs' runs by folder)."""
     uri = f"sqlite:///{outputs / 'mlflow.db'}"
-    parent = tracking.find_run(uri, str(folder))
-    return parent, {run.output_dir.name: run for run in tracking.children(uri, parent.run_id) if run.output_dir}
+    parent = records.find_run(uri, str(folder))
+    return parent, {run.output_dir.name: run for run in records.children(uri, parent.run_id) if run.output_dir}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -66,6 +69,7 @@ def grid(outputs: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_grid_leaves_its_values_in_table_and_figures(grid: Path, outputs: Path) -> None:
     rows = rows_of(grid / "comparison.csv")
     assert [(row["sampler.steps"], row["optimizer.lr"]) for row in rows] == [
@@ -81,8 +85,28 @@ def test_a_grid_leaves_its_values_in_table_and_figures(grid: Path, outputs: Path
         for entry in MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}").list_artifacts(parent.run_id, "comparison")
     }
     assert files >= {"comparison/swept.png", "comparison/heat_map.png", "comparison/comparison.csv"}
+    assert {(run.params["k"], run.params["lr"]) for run in runs.values()} == {
+        (k, lr) for k in ("1", "2") for lr in ("0.02", "0.1")
+    }
+    assert parent.params["model"] == "RBM"
+    assert not {"k", "lr"} & set(parent.params)
+    assert parent.data == next(iter(runs.values())).data != ""
+    best = max(runs.values(), key=lambda run: run.metrics["validation/pseudo_likelihood"])
+    assert parent.tags["ebm.best_run"] == best.run_id
+    assert parent.metrics["validation/pseudo_likelihood"] == best.metrics["validation/pseudo_likelihood"]
+    note = parent.tags[records.NOTE_TAG]
+    for words in (
+        "Best of 4 by pseudo-likelihood",
+        "| model |",
+        "model RBM",
+        "ebm-train -m data=",
+        "sweep=grid",
+        str(grid),
+    ):
+        assert words in note, words
 
 
+@pytest.mark.slow
 def test_compare_on_a_sweep_makes_the_same(grid: Path, outputs: Path, tmp_path: Path) -> None:
     done = run_command(cli.compare, f"runs=[{grid}]", f"hydra.run.dir={tmp_path}", output_root=outputs)
     assert (done.code, done.err) == (0, "")
@@ -90,10 +114,11 @@ def test_compare_on_a_sweep_makes_the_same(grid: Path, outputs: Path, tmp_path: 
     assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in grid.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_runs_without_what_they_were_given_are_compared_all_the_same(grid: Path, outputs: Path) -> None:
     _, runs = runs_of(outputs, grid)
     strangers = [RunRecord(run.run_id, run.name, run.status, None, None) for run in runs.values()]
-    assert comparison.unique_names(strangers) == [f"RBM {run.run_id[:4]}" for run in strangers]
+    assert compare.unique_names(strangers) == [f"RBM {run.run_id[:4]}" for run in strangers]
     assert swept.differing(strangers) == [{}] * 4
     assert swept.axes_of(swept.groups_of(strangers)) is None
 
@@ -102,12 +127,12 @@ def test_runs_without_what_they_were_given_are_compared_all_the_same(grid: Path,
 
 
 def record(folder: Path, number: int, name: str = "RBM", **given: object) -> RunRecord:
-    """A run as the store has it, whose figure is `number`, and what Hydra left of its settings."""
+    """A run as the store has it, whose metric is `number`, and what Hydra left of its settings."""
     path = folder / str(number) / swept.OVERRIDES
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump([f"{key.replace('_', '.')}={value}" for key, value in given.items()]))
     return RunRecord(
-        str(number), name, "FINISHED", None, folder / str(number), {"optimizer.lr": "0.05"}, {"figure": float(number)}
+        str(number), name, "FINISHED", None, folder / str(number), {"optimizer.lr": "0.05"}, {"metric": float(number)}
     )
 
 
@@ -120,13 +145,13 @@ def test_runs_that_differ_in_their_seed_alone_have_mean_and_standard_error(tmp_p
     ]
     groups = swept.groups_of(runs)
     assert [group.label for group in groups] == ["steps=1", "steps=2"]
-    assert groups[0].figure("figure") == pytest.approx((5.0, math.sqrt(16 / 3)))  # s^2 = (16 + 0 + 16) / 2
-    assert groups[1].figure("figure") == pytest.approx((21.0, 1.0))
-    assert all(math.isnan(value) for value in groups[0].figure("nothing"))
-    mean, error = swept.Group({}, (runs[0],)).figure("figure")
+    assert groups[0].metric("metric") == pytest.approx((5.0, math.sqrt(16 / 3)))  # s^2 = (16 + 0 + 16) / 2
+    assert groups[1].metric("metric") == pytest.approx((21.0, 1.0))
+    assert all(math.isnan(value) for value in groups[0].metric("nothing"))
+    mean, error = swept.Group({}, (runs[0],)).metric("metric")
     assert (mean, math.isnan(error)) == (1.0, True)
-    infinite = RunRecord("9", "RBM", "FINISHED", None, None, {}, {"figure": sys.float_info.max})
-    assert math.isnan(swept.Group({}, (runs[0], infinite)).figure("figure")[0])
+    infinite = RunRecord("9", "RBM", "FINISHED", None, None, {}, {"metric": sys.float_info.max})
+    assert math.isnan(swept.Group({}, (runs[0], infinite)).metric("metric")[0])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +162,7 @@ def test_runs_that_differ_in_their_seed_alone_have_mean_and_standard_error(tmp_p
     ],
 )  # fmt: skip
 def test_an_error_is_written_to_two_digits(mean: float, error: float, shown: str) -> None:
-    assert comparison._with_error(mean, error) == shown
+    assert compare._with_error(mean, error) == shown
 
 
 def test_the_axes_of_a_grid_and_of_a_search(tmp_path: Path) -> None:
@@ -151,7 +176,7 @@ def test_the_axes_of_a_grid_and_of_a_search(tmp_path: Path) -> None:
         ["steps=1", "steps=5"],
     )
     assert axes.whole
-    assert axes.curves["steps=5"]["0.001"].figure("figure")[0] == 52
+    assert axes.curves["steps=5"]["0.001"].metric("metric")[0] == 52
     search = swept.axes_of(swept.groups_of(whole[:-1]))
     assert search is not None
     assert not search.whole
@@ -167,16 +192,16 @@ def test_the_axes_of_a_grid_and_of_a_search(tmp_path: Path) -> None:
 def test_wrong_metrics_are_told_before_the_training() -> None:
     for override, message in {
         "metric=test/log_likelihood_low": "the test images are for the end",
-        "metric=3": "name of a figure",
+        "metric=3": "name of a metric",
         "metric=validation/log_likelihood_low": "needs the likelihood card",
     }.items():
         with pytest.raises(UserError, match=message):
-            planning.check_metric(composed(override))
-    assert pipeline.metric_of(composed(), {"a": 1.0}) is None
-    assert pipeline.metric_of(composed("metric=a"), {"a": 1.0}) == 1.0
+            plan.check_metric(composed(override))
+    assert train.metric_of(composed(), {"a": 1.0}) is None
+    assert train.metric_of(composed("metric=a"), {"a": 1.0}) == 1.0
     for value in (math.nan, math.inf):
-        with pytest.raises(UserError, match="no finite figure a"):
-            pipeline.metric_of(composed("metric=a"), {"a": value})
+        with pytest.raises(UserError, match="no finite metric a"):
+            train.metric_of(composed("metric=a"), {"a": value})
 
 
 SEARCH = ("sweep=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "sampler.steps=1")
@@ -197,7 +222,7 @@ def test_optuna_goes_by_the_likelihood_of_validation_images(search: Path, output
     parent, runs = runs_of(outputs, search)
     assert (parent.status, [run.status for run in runs.values()]) == ("FINISHED", ["FINISHED"] * 3)
     found = yaml.safe_load((search / "optimization_results.yaml").read_text())
-    values = {run.metrics["validation/log_likelihood_low"]: run.params["optimizer.lr"] for run in runs.values()}
+    values = {run.metrics["validation/log_likelihood_low"]: run.params["lr"] for run in runs.values()}
     assert found["best_value"] == max(values)
     assert found["best_params"]["optimizer.lr"] == pytest.approx(float(values[max(values)]))
     assert not any(name.startswith("test/") for run in runs.values() for name in run.metrics)
@@ -219,7 +244,7 @@ def test_an_interrupted_search_makes_the_same_trials(
     assert done.out.count("nothing left to do") == 1
     one, two = (yaml.safe_load((path / "optimization_results.yaml").read_text()) for path in (search, folder))
     assert one == two
-    rates = [[run.params["optimizer.lr"] for run in runs_of(outputs, path)[1].values()] for path in (search, folder)]
+    rates = [[run.params["lr"] for run in runs_of(outputs, path)[1].values()] for path in (search, folder)]
     assert sorted(rates[0]) == sorted(rates[1])
 
 
@@ -229,7 +254,7 @@ def test_a_search_of_which_no_trial_has_the_metric_is_one_message(outputs: Path,
     words = ("sweep=optuna", "hydra.sweeper.n_trials=1", "metric=nothing", "likelihood=null")
     done = swept_by(outputs, tmp_path / "search", *words)
     assert done.code == 1
-    assert "no finite figure nothing" in done.err
+    assert "no finite metric nothing" in done.err
     assert "no trial of the search" in done.err
     assert "Traceback" not in done.err + done.out
 
@@ -237,6 +262,7 @@ def test_a_search_of_which_no_trial_has_the_metric_is_one_message(outputs: Path,
 # ---------------------------------------------------------------------------------------------- jobs that fail
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_before_its_run_is_counted(outputs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     done = swept_by(outputs, folder, "training.epochs=-1,1")
@@ -262,27 +288,27 @@ def test_the_summary_says_why_a_run_failed_and_forgets_it_when_it_is_mended(
     assert "0_rbm (RBM): failed, the disk is full" in done.out
     parent, runs = runs_of(outputs, folder)
     assert [parent.status, runs["0_rbm"].status, runs["1_rbm"].status] == ["FAILED", "FAILED", "FINISHED"]
-    assert runs["0_rbm"].tags[tracking.ERROR_TAG] == "the disk is full"
+    assert runs["0_rbm"].tags[records.ERROR_TAG] == "the disk is full"
     done = swept_by(outputs, folder, "sampler.steps=1,2", "resume=auto")
     assert done.code == 0, done.err
     parent, runs = runs_of(outputs, folder)
     assert [parent.status, *(run.status for run in runs.values())] == ["FINISHED"] * 3
-    assert tracking.ERROR_TAG not in runs["0_rbm"].tags
+    assert records.ERROR_TAG not in runs["0_rbm"].tags
 
 
 def test_an_open_run_is_killed_only_if_nobody_works_on_it(outputs: Path, tmp_path: Path) -> None:
     uri, root = f"sqlite:///{outputs / 'mlflow.db'}", outputs / "mlartifacts"
-    experiment = tracking.prepare_store(uri, root, "open")
+    experiment = store.prepare_store(uri, root, "open")
     parent = Tracker.start(uri, experiment, "parent", {})
     for name in ("deserted", "busy"):
         (tmp_path / name / ".hydra").mkdir(parents=True)
-        run = Tracker.start(uri, experiment, name, {tracking.OUTPUT_TAG: str(tmp_path / name)}, parent.run_id)
-        tracking.write_run_file(tmp_path / name, run.run_id, uri, "")
+        run = Tracker.start(uri, experiment, name, {records.OUTPUT_TAG: str(tmp_path / name)}, parent.run_id)
+        records.write_run_file(tmp_path / name, run.run_id, uri, "")
     Tracker.start(uri, experiment, "lost", {}, parent.run_id)  # killed before it wrote its file
-    with resuming.locked(tmp_path / "busy"):
-        jobs = sweeps.jobs_of(tmp_path, uri, parent.run_id)
+    with resume.locked(tmp_path / "busy"):
+        jobs = sweep.jobs_of(tmp_path, uri, parent.run_id)
     assert {job.folder.name: job.status for job in jobs} == {"deserted": "KILLED", "busy": "RUNNING"}
-    stored = {run.name: run.status for run in tracking.children(uri, parent.run_id)}
+    stored = {run.name: run.status for run in records.children(uri, parent.run_id)}
     assert stored == {"deserted": "KILLED", "busy": "RUNNING", "lost": "KILLED"}
 
 
@@ -300,10 +326,10 @@ def test_a_job_waits_for_the_one_that_is_at_work(tmp_path: Path) -> None:
     entered = threading.Event()
 
     def second() -> None:
-        with resuming.locked(tmp_path, wait=True):
+        with resume.locked(tmp_path, wait=True):
             entered.set()
 
-    with resuming.locked(tmp_path):
+    with resume.locked(tmp_path):
         thread = threading.Thread(target=second)
         thread.start()
         assert not entered.wait(0.2)
@@ -395,7 +421,7 @@ def test_a_parallel_sweep_that_is_killed_goes_on(victim: str, outputs: Path, tmp
     assert [parent.status, *(run.status for run in runs.values())] == ["FINISHED"] * 4
     for name, run in runs.items():
         assert before.get(name, run).run_id == run.run_id
-        _, epochs = tracking.metric_history(f"sqlite:///{outputs / 'mlflow.db'}", run.run_id, "epoch")
+        _, epochs = records.metric_history(f"sqlite:///{outputs / 'mlflow.db'}", run.run_id, "time/epoch")
         assert epochs == list(range(21))
 
 
@@ -418,7 +444,7 @@ def test_one_failed_job_of_a_parallel_sweep(launcher: str, outputs: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("turn", range(5))
+@pytest.mark.parametrize("turn", [0, *(pytest.param(turn, id=f"many, {turn}") for turn in range(1, 5))])
 def test_four_jobs_at_a_time_on_a_fresh_store(turn: int, tmp_path: Path) -> None:
     words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "sampler.steps=1,2,3,4")
     code, said = ended(tmp_path, tmp_path / "sweep", *words)
@@ -427,5 +453,6 @@ def test_four_jobs_at_a_time_on_a_fresh_store(turn: int, tmp_path: Path) -> None
     parent, runs = runs_of(tmp_path, tmp_path / "sweep")
     assert [parent.status, *(run.status for run in runs.values())] == ["FINISHED"] * 5
     assert [
-        tracking.metric_history(f"sqlite:///{tmp_path / 'mlflow.db'}", run.run_id, "epoch")[1] for run in runs.values()
+        records.metric_history(f"sqlite:///{tmp_path / 'mlflow.db'}", run.run_id, "time/epoch")[1]
+        for run in runs.values()
     ] == [[0, 1]] * 4

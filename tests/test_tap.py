@@ -7,13 +7,13 @@ import torch
 from helpers import all_states, normal, random_machine
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.enumeration import exact_log_partition
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.layers import Bernoulli, Gaussian
-from ebm_pipeline.machine import BoltzmannMachine, assemble
-from ebm_pipeline.objectives import Tap
-from ebm_pipeline.objectives.tap import FixedPoints, free_energy, free_energy_gradient
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.layers import Bernoulli, Gaussian
+from ebm_pipeline.models.machine import BoltzmannMachine, assemble
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.training.objectives import Tap
+from ebm_pipeline.training.objectives.tap import FixedPoints, free_energy, free_energy_gradient
 
 EXACT = MeanField(tolerance=1e-12, max_steps=1000)
 CASES = [
@@ -117,8 +117,8 @@ def test_what_it_cannot_do_is_one_message(generator: torch.Generator) -> None:
 
     machine = assemble([Bernoulli.create(2), Other(bias=torch.zeros(2))], [torch.zeros(2, 2)])
     with pytest.raises(UserError, match="layer 1 is other"):
-        tap().start(machine, (torch.zeros(1, 2), torch.zeros(1, 2)), (None, None))
+        tap().init(machine, (torch.zeros(1, 2), torch.zeros(1, 2)), (None, None))
     with pytest.raises(UserError, match="products=float32"):
-        tap().start(machine_8_6(0), (torch.zeros(1, 8).bfloat16(), torch.zeros(1, 6)), (None, None))
+        tap().init(machine_8_6(0), (torch.zeros(1, 8).bfloat16(), torch.zeros(1, 6)), (None, None))
     with pytest.raises(UserError, match=r"objective\.order"):
         Tap(EXACT, order=4)

@@ -17,13 +17,13 @@ from helpers import (
 )
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.layers import Bernoulli
-from ebm_pipeline.machine import ODD, BoltzmannMachine, States, assemble
-from ebm_pipeline.objectives import ContrastiveDivergence
-from ebm_pipeline.samplers import Gibbs, ParallelTempering
-from ebm_pipeline.samplers.tempering import Replicas, placed, tempered, unpack
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.layers import Bernoulli
+from ebm_pipeline.models.machine import ODD, BoltzmannMachine, assemble
+from ebm_pipeline.sampling import Gibbs, ParallelTempering
+from ebm_pipeline.sampling.tempering import Replicas, placed, tempered
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.training.objectives import ContrastiveDivergence
 
 Case = tuple[tuple[str, ...], tuple[int, ...]]
 CHAINS = 50_000
@@ -37,13 +37,12 @@ def ladder_machines(machine: BoltzmannMachine, replicas: Replicas) -> list[Boltz
     return [machine.annealed(float(beta), base) for beta in replicas.betas]
 
 
-def exact_replicas(machine: BoltzmannMachine, generator: torch.Generator) -> tuple[States, list[Tensor]]:
+def exact_replicas(machine: BoltzmannMachine, generator: torch.Generator) -> tuple[Replicas, list[Tensor]]:
     """Chains of three replicas drawn from their exact distributions, and those distributions over all joint states."""
     sampler = ParallelTempering(replicas=3, warm_up=0)
     mean = torch.linspace(0.2, 0.7, machine.layers[0].units, dtype=torch.float64)
     start = tuple(state[:1].expand(CHAINS, -1) for state in joint_states(machine))
-    chains = sampler.start(machine, start, (mean, *(None,) * (machine.depth - 1)))
-    replicas = unpack(machine, chains)._replace(betas=RUNGS)
+    replicas = sampler.init(machine, start, (mean, *(None,) * (machine.depth - 1)))._replace(betas=RUNGS)
     drawn, probabilities = [], []
     for own in ladder_machines(machine, replicas):
         states, probability = joint_probabilities(own)
@@ -51,29 +50,29 @@ def exact_replicas(machine: BoltzmannMachine, generator: torch.Generator) -> tup
         drawn.append([state[rows] for state in states])
         probabilities.append(probability)
     states = tuple(torch.stack(layer) for layer in zip(*drawn, strict=True))
-    return replicas._replace(states=states).flat(), probabilities
+    return replicas._replace(states=states), probabilities
 
 
 @pytest.mark.parametrize("case", BINARY_MACHINES)
 @pytest.mark.parametrize("offsets", [0.0, 1.0])
 def test_every_replica_keeps_its_distribution(case: Case, offsets: float, generator: torch.Generator) -> None:
     machine = random_machine(*case, seed=1, offsets=offsets, weights=1.0)
-    chains, probabilities = exact_replicas(machine, generator)
+    replicas, probabilities = exact_replicas(machine, generator)
     sampler = ParallelTempering(steps=2, replicas=3, warm_up=0)
-    moved = sampler.step(machine, chains, generator)
+    moved, _ = sampler.step(machine, replicas, generator)
     for index, probability in enumerate(probabilities):
-        states = tuple(state[index] for state in unpack(machine, moved).states)
+        states = tuple(state[index] for state in moved.states)
         assert_same_distribution(torch.bincount(state_numbers(states), minlength=len(probability)), probability)
-    unfinished = sampler.samples(machine, sampler.step(machine, chains, generator, finish=False))
-    finished = machine.sample(unfinished, ODD, generator)
+    unfinished, _ = sampler.step(machine, replicas, generator, finish=False)
+    finished = machine.sample(unfinished.samples, ODD, generator)
     assert_same_distribution(torch.bincount(state_numbers(finished), minlength=len(probability)), probability)
 
 
 def test_the_replicas_stay_independent(generator: torch.Generator) -> None:
     """The joint distribution of all three replicas is the product of theirs: 8^3 states, exchanges included."""
     machine = random_machine(("bernoulli", "bernoulli"), (2, 1), seed=3, weights=2.0)
-    chains, probabilities = exact_replicas(machine, generator)
-    moved = unpack(machine, ParallelTempering(steps=2, replicas=3, warm_up=0).step(machine, chains, generator))
+    replicas, probabilities = exact_replicas(machine, generator)
+    moved, _ = ParallelTempering(steps=2, replicas=3, warm_up=0).step(machine, replicas, generator)
     numbers = [state_numbers(tuple(state[index] for state in moved.states)) for index in range(3)]
     product = torch.einsum("i,j,k->ijk", *probabilities).flatten()
     counts = torch.bincount(64 * numbers[0] + 8 * numbers[1] + numbers[2], minlength=512)
@@ -82,8 +81,8 @@ def test_the_replicas_stay_independent(generator: torch.Generator) -> None:
 
 def test_exchanges_are_accepted_as_often_as_enumeration_says(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=4, weights=2.0)
-    chains, _ = exact_replicas(machine, generator)
-    moved = unpack(machine, ParallelTempering(steps=1, replicas=3, warm_up=0).step(machine, chains, generator))
+    replicas, _ = exact_replicas(machine, generator)
+    moved, _ = ParallelTempering(steps=1, replicas=3, warm_up=0).step(machine, replicas, generator)
     visible = torch.unique(joint_states(machine)[0], dim=0)
     energies = [own.free_energy((visible, None)) for own in ladder_machines(machine, moved)]
     low, high = energies[0], energies[1]
@@ -97,19 +96,18 @@ def test_exchanges_are_accepted_as_often_as_enumeration_says(generator: torch.Ge
 
 def test_clamped_even_layers_stay_and_odd_ones_are_refused(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli",) * 3, (3, 3, 2), seed=3)
-    chains, _ = exact_replicas(machine, generator)
+    replicas, _ = exact_replicas(machine, generator)
     visible = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
-    replicas = unpack(machine, chains)
-    chains = replicas._replace(states=(visible.expand(3, CHAINS, 3), *replicas.states[1:])).flat()
+    replicas = replicas._replace(states=(visible.expand(3, CHAINS, 3), *replicas.states[1:]))
     sampler = ParallelTempering(steps=30, replicas=3, warm_up=0)
-    samples = sampler.samples(machine, sampler.step(machine, chains, generator, clamped=(0,)))
+    samples = sampler.step(machine, replicas, generator, clamped=(0,))[0].samples
     assert torch.equal(samples[0], visible.expand(CHAINS, 3))
     states, probabilities = joint_probabilities(machine)
     conditional = probabilities * (states[0] == visible).all(1)
     conditional = conditional / conditional.sum()
     assert_same_distribution(torch.bincount(state_numbers(samples), minlength=len(conditional)), conditional)
     with pytest.raises(UserError, match="cannot clamp them: use sampler=gibbs"):
-        sampler.step(machine, chains, generator, clamped=(1,))
+        sampler.step(machine, replicas, generator, clamped=(1,))
 
 
 def test_rungs_move_to_where_all_pairs_reject_alike() -> None:
@@ -128,11 +126,10 @@ def test_round_trips_are_counted() -> None:
     """Where base and machine are the same every exchange is accepted: one trip per exchange from the third on."""
     machine = assemble([Bernoulli.create(3), Bernoulli.create(2)], [torch.zeros(3, 2)])
     sampler = ParallelTempering(steps=8, replicas=2)
-    chains = sampler.start(machine, (torch.zeros(5, 3), torch.zeros(5, 2)), (torch.full((3,), 0.5), None))
-    chains = sampler.step(machine, chains, torch.Generator().manual_seed(1))
-    info = sampler.info(machine, chains)
-    assert info["round_trips"] == 2  # exchanges after sweeps 1, 3, 5, 7
-    assert info["swap_rate_1"] == pytest.approx(1 - 0.5 * 0.9**4)
+    replicas = sampler.init(machine, (torch.zeros(5, 3), torch.zeros(5, 2)), (torch.full((3,), 0.5), None))
+    _, info = sampler.step(machine, replicas, torch.Generator().manual_seed(1))
+    assert info["sampler/round_trips"] == 2  # exchanges after sweeps 1, 3, 5, 7
+    assert info["sampler/swap_rate_1"] == pytest.approx(1 - 0.5 * 0.9**4)
 
 
 def two_far_modes(units: int = 8, hidden: int = 5, coupling: float = 0.5) -> tuple[BoltzmannMachine, float]:
@@ -166,20 +163,19 @@ def test_two_far_modes_get_their_weights_where_gibbs_stays(generator: torch.Gene
     machine, weight = two_far_modes()
     assert weight == pytest.approx(0.8, abs=1e-6)
     start = (torch.zeros(400, 8), torch.zeros(400, 5))
-    states = Gibbs(500).step(machine, start, generator)
+    states = Gibbs(500).sweep(machine, start, generator)
     assert float((states[1].mean(1) > 0.5).double().mean()) < 0.02
 
     sampler = ParallelTempering(steps=500, replicas=4, warm_up=400)
-    chains = sampler.step(machine, sampler.start(machine, start, (torch.full((8,), 0.75), None)), generator)
+    replicas, _ = sampler.step(machine, sampler.init(machine, start, (torch.full((8,), 0.75), None)), generator)
     upper = []
     for _ in range(25):
-        chains = replace(sampler, steps=20).step(machine, chains, generator)
-        upper.append((sampler.samples(machine, chains)[1].mean(1) > 0.5).double())
+        replicas, info = replace(sampler, steps=20).step(machine, replicas, generator)
+        upper.append((replicas.samples[1].mean(1) > 0.5).double())
     assert float(torch.stack(upper).mean()) == pytest.approx(weight, abs=0.04)
-    info = sampler.info(machine, chains)
-    rates = [info[f"swap_rate_{index}"] for index in range(1, 4)]
+    rates = [info[f"sampler/swap_rate_{index}"] for index in range(1, 4)]
     assert max(rates) - min(rates) < 0.1
-    assert info["round_trips"] > 0
+    assert info["sampler/round_trips"] > 0
 
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"replicas": 1}, {"warm_up": -1}])
@@ -195,8 +191,7 @@ def test_cd_cannot_use_replicas() -> None:
 
 def test_the_coldest_replica_is_the_machine(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=5)
-    chains, _ = exact_replicas(machine, generator)
-    replicas = unpack(machine, chains)
+    replicas, _ = exact_replicas(machine, generator)
     visible = replicas.states[0][:, :10]
     cold = tempered(machine, replicas, replicas.betas).free_energy((visible, None))[-1]
     torch.testing.assert_close(cold, machine.free_energy((visible[-1], None)))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from servers import Server, free_port
 
-from ebm_pipeline import pipeline, tracking
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.journal import Journal
-from ebm_pipeline.tracking import Tracker
+from ebm_pipeline.runs import train
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.tracking import records, tracker
+from ebm_pipeline.tracking import store as mlflow_store
+from ebm_pipeline.tracking.address import database_file
+from ebm_pipeline.tracking.journal import Journal
+from ebm_pipeline.tracking.tracker import Tracker
+from ebm_pipeline.tracking.unsent import send_kept
 from ebm_pipeline.training.module import BoltzmannTraining
 
 BATCHES = 6  # of an epoch of PLAIN
@@ -37,7 +42,7 @@ BATCHES = 6  # of an epoch of PLAIN
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return uri, tracking.prepare_store(uri, folder / "artifacts", "test")
+    return uri, mlflow_store.prepare_store(uri, folder / "artifacts", "test")
 
 
 def started(store: tuple[str, str], name: str = "run", parent: str | None = None) -> Tracker:
@@ -45,18 +50,25 @@ def started(store: tuple[str, str], name: str = "run", parent: str | None = None
 
 
 def test_preparing_again_finds_the_same_experiment(store: tuple[str, str], tmp_path: Path) -> None:
-    assert tracking.prepare_store(store[0], tmp_path, "test") == store[1]
+    assert mlflow_store.prepare_store(store[0], tmp_path, "test") == store[1]
+
+
+def test_preparing_lets_sqlite_know_how_full_its_tables_are(store: tuple[str, str], tmp_path: Path) -> None:
+    started(store).log_metrics({f"m{index}": 1.0 for index in range(50)}, 0)
+    mlflow_store.prepare_store(store[0], tmp_path, "test")
+    with closing(sqlite3.connect(database_file(store[0]))) as connection:
+        noted = connection.execute(
+            "SELECT stat FROM sqlite_stat1 WHERE idx = 'index_metrics_run_uuid_key_step'"
+        ).fetchone()
+    assert int(noted[0].split()[0]) >= 50
 
 
 def test_long_parameters_are_not_cut(store: tuple[str, str]) -> None:
     tracker = started(store)
-    config = {"a": {"b": [1, 2], "long": "x" * 3000}, "list": [{"c": 1.5}], "none": None} | {
-        f"p{i}": i for i in range(150)
-    }
-    tracker.log_parameters(config)
-    found = tracking.find_run(store[0], tracker.run_id).params
-    assert found["a.long"] == "x" * 3000
-    assert (found["a.b"], found["list.0.c"], found["none"], found["p149"]) == ("[1, 2]", "1.5", "None", "149")
+    tracker.log_parameters({"long": "x" * 3000} | {f"p{i}": i for i in range(150)})
+    found = records.find_run(store[0], tracker.run_id).params
+    assert found["long"] == "x" * 3000
+    assert [found[f"p{i}"] for i in range(150)] == [str(i) for i in range(150)]
 
 
 def test_metrics_keep_their_steps_and_images_their_series(store: tuple[str, str]) -> None:
@@ -64,10 +76,10 @@ def test_metrics_keep_their_steps_and_images_their_series(store: tuple[str, str]
         for step in (0, 570, 1140):
             tracker.log_metrics({"error": 1.0 / (step + 1), "epoch": step // 570}, step)
             tracker.log_image(np.full((8, 8, 3), 200, dtype=np.uint8), "weights", step)
-    assert tracking.metric_history(store[0], tracker.run_id, "error") == ([0, 570, 1140], [1.0, 1 / 571, 1 / 1141])
+    assert records.metric_history(store[0], tracker.run_id, "error") == ([0, 570, 1140], [1.0, 1 / 571, 1 / 1141])
     images = [entry.path for entry in tracker.client.list_artifacts(tracker.run_id, "images")]
     assert sum(path.endswith(".png") for path in images) == 3
-    assert tracking.find_run(store[0], tracker.run_id).status == "FINISHED"
+    assert records.find_run(store[0], tracker.run_id).status == "FINISHED"
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -75,24 +87,24 @@ def test_a_run_ends_as_the_work_ended(store: tuple[str, str], error: type[BaseEx
     tracker = started(store)
     with pytest.raises(error), tracker:
         raise error
-    assert tracking.find_run(store[0], tracker.run_id).status == status
+    assert records.find_run(store[0], tracker.run_id).status == status
 
 
 def test_runs_are_found_by_id_beginning_and_folder(store: tuple[str, str], tmp_path: Path) -> None:
     parent = started(store, "parent")
     names = ["first", "second"]
     own = [started(store, name, parent.run_id) for name in names]
-    assert [run.name for run in tracking.children(store[0], parent.run_id)] == names
-    tracking.write_run_file(tmp_path, own[0].run_id, store[0], "0123456789abcdef")
+    assert [run.name for run in records.children(store[0], parent.run_id)] == names
+    records.write_run_file(tmp_path, own[0].run_id, store[0], "0123456789abcdef")
     for reference in (own[0].run_id, own[0].run_id[:10], str(tmp_path)):
-        found = tracking.find_run(store[0], reference)
+        found = records.find_run(store[0], reference)
         assert (found.run_id, found.parent_run_id) == (own[0].run_id, parent.run_id)
 
 
 @pytest.mark.parametrize("reference", ["nothing", "0" * 32, "ab", ""])
 def test_an_unknown_run_is_one_message(store: tuple[str, str], reference: str) -> None:
     with pytest.raises(UserError, match="is no run: give a run's folder"):
-        tracking.find_run(store[0], reference)
+        records.find_run(store[0], reference)
 
 
 def test_tables_data_sets_and_files_are_kept(store: tuple[str, str], tmp_path: Path) -> None:
@@ -112,7 +124,7 @@ def test_tables_data_sets_and_files_are_kept(store: tuple[str, str], tmp_path: P
 def test_a_server_that_does_not_answer_fails_in_seconds(tmp_path: Path) -> None:
     started_at = time.monotonic()
     with pytest.raises(UserError, match="does not answer"):
-        tracking.prepare_store("http://127.0.0.1:9", tmp_path, "test")
+        mlflow_store.prepare_store("http://127.0.0.1:9", tmp_path, "test")
     assert time.monotonic() - started_at < 60
 
 
@@ -120,8 +132,8 @@ def test_a_server_that_does_not_answer_fails_in_seconds(tmp_path: Path) -> None:
 def test_processes_that_open_a_fresh_store_together_do_not_crash(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'fresh.db'}"
     code = (
-        "from pathlib import Path; from ebm_pipeline import tracking; "
-        f"print(tracking.prepare_store({uri!r}, Path({str(tmp_path)!r}), 'test'))"
+        "from pathlib import Path; from ebm_pipeline.tracking import store; "
+        f"print(store.prepare_store({uri!r}, Path({str(tmp_path)!r}), 'test'))"
     )
     workers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = {worker.communicate(timeout=120)[0].strip() for worker in workers}
@@ -146,7 +158,7 @@ def test_a_store_that_is_down_keeps_the_calls_of_a_run_and_none_without_a_folder
 
 
 def test_what_the_store_will_never_take_is_one_message(store: tuple[str, str], tmp_path: Path) -> None:
-    tracker = Tracker.start(*store, "refused", {tracking.OUTPUT_TAG: str(tmp_path)})
+    tracker = Tracker.start(*store, "refused", {records.OUTPUT_TAG: str(tmp_path)})
     with pytest.raises(UserError, match="refuses"):
         tracker.log_metrics({"not|allowed": 1.0}, 0)
 
@@ -181,11 +193,11 @@ def test_everything_arrives_once_whichever_call_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One run per call that fails; the answer to a call that was made may be lost as well."""
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0)
+    monkeypatch.setattr("ebm_pipeline.tracking.tracker.RETRY_SECONDS", 0)
     (tmp_path / "file.txt").write_text("content")
     for failing in range(1, 9):
         folder = tmp_path / str(failing)
-        tracker = Tracker.start(*store, "run", {tracking.OUTPUT_TAG: str(folder)})
+        tracker = Tracker.start(*store, "run", {records.OUTPUT_TAG: str(folder)})
         down = Down(tracker.client, {failing}, made)
         tracker.client = down  # type: ignore[assignment]
         caplog.clear()
@@ -199,12 +211,12 @@ def test_everything_arrives_once_whichever_call_fails(
             tracker.log_text("text", "text.txt")
         assert next(record.levelname for record in caplog.records if "MLflow store" in record.message) == "WARNING"
         if tracker.journal is not None and tracker.journal.pending:  # the call that ends the run failed
-            tracking.write_run_file(folder, tracker.run_id, store[0], "digest")
-            assert tracking.send_kept(tmp_path) == 1
+            records.write_run_file(folder, tracker.run_id, store[0], "digest")
+            assert send_kept(tmp_path, store[0]) == 1
         client = down.client
         run = client.get_run(tracker.run_id)
         assert (run.data.params["a"], run.data.tags["likelihood"], run.info.status) == ("1", "exact", "FINISHED")
-        assert tracking.metric_history(store[0], tracker.run_id, "error") == ([1], [0.5])
+        assert records.metric_history(store[0], tracker.run_id, "error") == ([1], [0.5])
         assert len(client.list_artifacts(tracker.run_id, "images")) == 2
         assert {entry.path for entry in client.list_artifacts(tracker.run_id)} >= {"deep", "text.txt"}
         assert run.inputs is not None
@@ -246,22 +258,22 @@ def test_a_training_whose_server_dies_has_everything_afterwards(
         monkeypatch.setattr(Tracker, "_write", timed_write)
         monkeypatch.setattr(BoltzmannTraining, "update", counted_update)
         words = (*PLAIN, "evaluation.every_epochs=3", f"training.epochs={epochs}", f"tracking.uri={server.uri}")
-        pipeline.train(composed(*words, output_root=tmp_path / "outputs"), folder)
+        train.train(composed(*words, output_root=tmp_path / "outputs"), folder)
         assert not (folder / "unsent").exists()
     assert sum(stalls) < 10
-    run = tracking.find_run(server.database, tracking.read_run_file(folder)["run_id"])
+    run = records.find_run(server.database, records.read_run_file(folder)["run_id"])
     assert run.status == "FINISHED"
     with open(folder / "metrics.csv", newline="") as table:
         rows = list(csv.DictReader(table))
-    for name in ("epoch", "reconstruction_error"):
-        steps, values = tracking.metric_history(server.database, run.run_id, name)
+    for name in ("time/epoch", "validation/reconstruction_error"):
+        steps, values = records.metric_history(server.database, run.run_id, name)
         assert steps == [BATCHES * epoch for epoch in range(epochs + 1)]
         assert values == [float(row[name]) for row in rows]
-    images = (tmp_path / "artifacts").rglob(f"{run.run_id}/artifacts/images/weights*.png")
+    images = (tmp_path / "artifacts").rglob(f"{run.run_id}/artifacts/images/*weights*.png")
     assert len(list(images)) == len(list((folder / "pictures").glob("weights_*")))
     record_property(
         f"server that got {signal.Signals(number).name} in mid-run",
-        f"{len(stalls) - 1} calls while it was away took {sum(stalls):.1f} s; afterwards the store has all figures and pictures",
+        f"{len(stalls) - 1} calls while it was away took {sum(stalls):.1f} s; afterwards the store has all metrics and pictures",
     )
 
 
@@ -272,7 +284,7 @@ def test_a_training_whose_server_dies_has_everything_afterwards(
 def test_a_locked_store_keeps_the_calls_until_it_is_free(
     store: tuple[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = Tracker.start(*store, "locked", {tracking.OUTPUT_TAG: str(tmp_path)})
+    tracker = Tracker.start(*store, "locked", {records.OUTPUT_TAG: str(tmp_path)})
     connection = sqlite3.connect(store[0].removeprefix("sqlite:///"), isolation_level=None)
     with tracker:
         connection.execute("BEGIN EXCLUSIVE")
@@ -281,8 +293,8 @@ def test_a_locked_store_keeps_the_calls_until_it_is_free(
         assert tracker.journal is not None
         assert tracker.journal.pending
         connection.execute("ROLLBACK")
-    assert tracking.metric_history(store[0], tracker.run_id, "error") == ([0, 1], [1.0, 0.5])
-    assert tracking.find_run(store[0], tracker.run_id).status == "FINISHED"
+    assert records.metric_history(store[0], tracker.run_id, "error") == ([0, 1], [1.0, 0.5])
+    assert records.find_run(store[0], tracker.run_id).status == "FINISHED"
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -291,7 +303,7 @@ def test_a_store_that_is_locked_at_the_start_is_one_message(store: tuple[str, st
     connection = sqlite3.connect(store[0].removeprefix("sqlite:///"), isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     with pytest.raises(UserError, match="database is locked"):
-        tracking.prepare_store(store[0], tmp_path, "test")
+        mlflow_store.prepare_store(store[0], tmp_path, "test")
     connection.close()
 
 
@@ -303,12 +315,12 @@ def test_something_else_in_the_stores_place_is_one_message(content: bytes | None
     else:
         path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        tracking.prepare_store(f"sqlite:///{path}", tmp_path, "test")
+        mlflow_store.prepare_store(f"sqlite:///{path}", tmp_path, "test")
 
 
 def test_a_store_whose_driver_is_missing_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not answer as it should"):
-        tracking.prepare_store("mssql+nothing://host/database", tmp_path, "test")
+        mlflow_store.prepare_store("mssql+nothing://host/database", tmp_path, "test")
 
 
 def test_a_full_disk_beside_a_store_that_is_down_is_one_message(
@@ -334,11 +346,11 @@ def test_a_full_disk_beside_a_store_that_is_down_is_one_message(
     "text", ["", "[]", "[1]", "3", "null", '{"run_id": 3}', '{"run_id": "a"}', "[" * 10**5, "\x00"]
 )
 def test_a_damaged_run_file_names_no_run(text: str, tmp_path: Path) -> None:
-    (tmp_path / tracking.RUN_FILE).write_text(text)
-    assert tracking.read_run_file(tmp_path) == {}
-    assert tracking.claimed_run(tmp_path) == {}
+    (tmp_path / records.RUN_FILE).write_text(text)
+    assert records.read_run_file(tmp_path) == {}
+    assert records.claimed_run(tmp_path, "sqlite:///none.db") == {}
     with pytest.raises(UserError, match="missing or damaged"):
-        tracking.run_of(tmp_path)
+        records.run_of(tmp_path)
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -348,13 +360,13 @@ def test_a_run_made_just_before_a_kill_is_found_by_its_claim(
     def killed(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(*((tracking, "write_run_file", killed) if made else (Tracker, "start", killed)))
+    monkeypatch.setattr(*((tracker, "write_run_file", killed) if made else (Tracker, "start", killed)))
     with pytest.raises(KeyboardInterrupt):
         Tracker.begin(tmp_path, *store, "claimed", {}, "digest")
     monkeypatch.undo()
-    assert set(tracking.read_run_file(tmp_path)) == {"claim", "tracking_uri", "config"}
-    found = tracking.claimed_run(tmp_path)
+    assert set(records.read_run_file(tmp_path)) == {"claim", "tracking_uri", "config"}
+    found = records.claimed_run(tmp_path, store[0])
     assert bool(found) == made
     if made:
-        assert tracking.read_run_file(tmp_path) == found
-        assert tracking.find_run("", str(tmp_path)).name == "claimed"
+        assert records.read_run_file(tmp_path) == found
+        assert records.find_run(store[0], str(tmp_path)).name == "claimed"

@@ -16,17 +16,15 @@ from helpers import all_states, joint_probabilities, normal, random_machine
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ebm_pipeline.data.dataset import BatchLoader, EpochOrder
+from ebm_pipeline.data.batches import BatchLoader, EpochOrder
 from ebm_pipeline.data.transforms import Identity
-from ebm_pipeline.errors import UserError
 from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.evaluation.metrics import MonitoredImages
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.layers import Bernoulli, Gaussian
-from ebm_pipeline.machine import EVEN, BoltzmannMachine, assemble
-from ebm_pipeline.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
-from ebm_pipeline.objectives.contrast import contrast_exact
-from ebm_pipeline.samplers import Gibbs
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.layers import Bernoulli, Gaussian
+from ebm_pipeline.models.machine import EVEN, BoltzmannMachine, assemble
+from ebm_pipeline.sampling import Gibbs
+from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.training import (
     L1,
     L2,
@@ -40,9 +38,12 @@ from ebm_pipeline.training import (
 )
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.blocks import Blocks
-from ebm_pipeline.training.centring import centre
-from ebm_pipeline.training.module import BoltzmannTraining, Recipe
-from ebm_pipeline.training.pretraining import compose, pretrain, recipe_for
+from ebm_pipeline.training.centring import centred
+from ebm_pipeline.training.module import BoltzmannTraining
+from ebm_pipeline.training.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
+from ebm_pipeline.training.objectives.contrast import contrast_exact
+from ebm_pipeline.training.pretraining import compose, grow, pretrain, recipe_for
+from ebm_pipeline.training.recipe import Recipe
 
 MEAN_FIELD = MeanField(tolerance=1e-4, max_steps=50)
 
@@ -114,7 +115,7 @@ def test_training_finds_the_structure(objective: type, centring: float | None) -
     after = log_likelihood(module.machine, images)
     assert before < -4.0  # six independent coins: 6 log 2 = 4.16
     assert after > -2.6  # three coins are 3 log 2 = 2.08
-    assert module.trainer.callback_metrics["reconstruction_error"] < 0.3
+    assert module.trainer.callback_metrics["validation/reconstruction_error"] < 0.3
 
 
 def test_the_sparsity_target_moves_biases_by_its_gradient(generator: torch.Generator) -> None:
@@ -355,15 +356,17 @@ def test_centring_is_descent_on_the_centred_machine(sizes: tuple[int, ...], gene
     bare = replace(machine, offsets=offsets)
     shift = [folded.bias - layer.bias for folded, layer in zip(bare.folded().layers, machine.layers, strict=True)]
     layers = tuple(layer.with_tensors(bias=layer.bias - own) for layer, own in zip(machine.layers, shift, strict=True))
-    centred = replace(bare, layers=layers)
+    moved = replace(bare, layers=layers)
     rate = 0.1
-    stepped = centred.with_tensors(
+    stepped = moved.with_tensors(
         {
-            name: centred.named_tensors()[name] - rate * value
-            for name, value in centred.energy_gradient(states, sample_weights).items()
+            name: moved.named_tensors()[name] - rate * value
+            for name, value in moved.energy_gradient(states, sample_weights).items()
         }
     ).folded()
-    transformed = centre(machine.energy_gradient(states, sample_weights), offsets)
+    transformed = machine.energy_gradient(states, sample_weights)
+    with centred(transformed, offsets):
+        pass
     for name, value in transformed.items():
         torch.testing.assert_close(stepped.named_tensors()[name], machine.named_tensors()[name] - rate * value)
 
@@ -406,7 +409,7 @@ def test_both_copies_are_drawn_on_their_own(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=4)
     expanded = Arrangement.MIRRORED_VISIBLE.expand(machine)
     chains = Arrangement.MIRRORED_VISIBLE.start(expanded, torch.zeros(1000, 3, dtype=torch.float64), generator)
-    moved = Gibbs(3).step(expanded, chains, generator)
+    moved = Gibbs(3).sweep(expanded, chains, generator)
     assert not torch.equal(moved[0], moved[2])
 
 
@@ -450,6 +453,27 @@ def test_pretraining_starts_a_dbm_better_than_chance(depth: int) -> None:
     log_marginal = log_probabilities.view(2**6, 2**5).logsumexp(1)
     data_numbers = (images.double() * 2 ** torch.arange(5, -1, -1)).sum(1).long()
     assert float(log_marginal[data_numbers].mean()) > -3.6  # independent pixels: -4.16
+
+
+def test_a_grown_dbm_begins_as_its_rbm() -> None:
+    images = stripes(200)
+    dbm = small_machine(6, 5, 4)
+    silent = dbm.with_tensors({"weights/1": torch.zeros(5, 4)})
+    trained: list[BoltzmannMachine] = []
+
+    def run(module: BoltzmannTraining, index: int) -> BoltzmannMachine:
+        assert (module.arrangement, index) == (Arrangement.PLAIN, 0)
+        fit(module, images, 5)
+        trained.append(module.machine)
+        return module.machine
+
+    grown = grow(silent, replace(recipe(lr=0.3, epochs=5), centring=0.05), images.mean(0), monitored(images), run)
+    assert torch.equal(grown.weights[1], silent.weights[1])
+    visible, top = all_states(6).float(), all_states(4).float()
+    energies = grown.free_energy((visible.repeat_interleave(16, 0), None, top.repeat(64, 1)))
+    marginal = (-energies).view(64, 16).logsumexp(1)
+    alone = -trained[0].free_energy((visible, None))
+    assert torch.allclose(marginal.log_softmax(0), alone.log_softmax(0), atol=1e-5)
 
 
 def test_a_dbms_recipe_reaches_its_rbms_under_their_own_names() -> None:

@@ -1,11 +1,11 @@
-"""Entry points: ebm-train, -evaluate, -sample, -compare, -data, -sync. A user's mistake ends in one message, exit code 1."""
+"""Entry points: ebm-train, -evaluate, -sample, -compare, -data, -serve, -sync, -ui. A mistake is one message, exit code 1."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -16,77 +16,82 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ebm_pipeline.errors import UserError, within_memory
-from ebm_pipeline.interruption import Interrupted, ending_with_parent, interruptible
+from ebm_pipeline import __version__
+from ebm_pipeline.support import conf
+from ebm_pipeline.support.errors import UserError, within_memory
+from ebm_pipeline.support.interruption import Interrupted, ending_with_parent, interruptible
+from ebm_pipeline.support.terminal import set_up_terminal
+from ebm_pipeline.tracking.environment import set_up_mlflow
 
 
 def config_folder() -> str:
-    """conf/ of the installed package, or else of the repository."""
-    packaged = Path(__file__).parent / "conf"
-    return str(packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf")
+    """conf/ as Hydra wants it."""
+    return str(conf.config_folder())
 
 
 def _train(config: DictConfig) -> float | None:
-    from ebm_pipeline import configuration, pipeline, tracking
+    from ebm_pipeline.runs import configuration, train, trust
+    from ebm_pipeline.tracking import records
 
+    trust.see_own_modules()  # which the user's own configuration names
     try:
         with interruptible(), ending_with_parent():  # for the jobs of a sweep in processes of their own
-            return pipeline.metric_of(config, pipeline.train(config, configuration.output_folder()))
+            return train.metric_of(config, train.train(config, configuration.output_folder()))
     except UserError as error:
-        if tracking.PARENT_VARIABLE in os.environ:  # the sweep goes on with its other jobs: say now what happened
+        if records.PARENT_VARIABLE in os.environ:  # the sweep goes on with its other jobs: say now what happened
             print(f"error: {error}", file=sys.stderr)
         raise
 
 
 def _evaluate(config: DictConfig) -> None:
-    from ebm_pipeline import assessment, configuration
+    from ebm_pipeline.runs import configuration, evaluate
 
     references = configuration.run_references("run")
     if len(references) != 1:
         raise UserError(f"give one run, run=FOLDER or run=ID; got {len(references)}")
-    assessment.evaluate(config, references[0], configuration.output_folder())
+    evaluate.evaluate(config, references[0], configuration.output_folder())
 
 
 def _sample(config: DictConfig) -> None:
-    from ebm_pipeline import answering, configuration
+    from ebm_pipeline.runs import configuration, sample
 
     references = configuration.run_references("run")
     if len(references) != 1:
         raise UserError(f"give one model, run=FOLDER, run=ID or run=MODEL.h5; got {len(references)}")
-    answering.ask(config, references[0], configuration.output_folder())
+    sample.ask(config, references[0], configuration.output_folder())
 
 
 def _compare(config: DictConfig) -> None:
-    from ebm_pipeline import comparison, configuration
+    from ebm_pipeline.runs import compare, configuration
 
-    comparison.compare_runs(config, configuration.run_references("runs"), configuration.output_folder())
+    compare.compare_runs(config, configuration.run_references("runs"), configuration.output_folder())
 
 
 def _data(config: DictConfig) -> None:
-    from ebm_pipeline.configuration import build_data, check_keys, check_seed
-    from ebm_pipeline.data.hdf5 import describe, shuffled_copy
+    from ebm_pipeline.runs import data
 
-    known = {"data": Mapping, "seed": int, "output_root": str, "shuffled_copy": str | None}
-    check_keys(config, known, "")
-    check_seed(config.seed)
-    data = build_data(config)
-    path = data.path
-    if config.shuffled_copy is not None:
-        path = Path(config.shuffled_copy).absolute()
-        shuffled_copy(data.path, path, config.seed)
-    print(describe(path))
+    print(data.prepare_data(config))
+
+
+def _serve(config: DictConfig) -> None:
+    from ebm_pipeline.runs import configuration, serve
+
+    references = configuration.run_references("run")
+    if len(references) != 1:
+        raise UserError(f"give one model, run=FOLDER, run=models:/NAME@ALIAS or run=MODEL.h5; got {len(references)}")
+    serve.serve(config, references[0])
 
 
 def _sync(config: DictConfig) -> None:
-    from ebm_pipeline import tracking
-    from ebm_pipeline.configuration import check_keys
+    from ebm_pipeline.runs import sync
 
-    check_keys(config, {"run": str | None, "output_root": str}, "")
-    folder = Path(config.run or config.output_root)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give the folder of a run or of a sweep, run=FOLDER")
-    count = tracking.send_kept(folder.absolute())
-    print(f"sent {count} calls" if count else f"nothing to send under {folder}")
+    print(sync.sync(config))
+
+
+def _ui(config: DictConfig) -> None:
+    from ebm_pipeline.runs import ui
+
+    ui.show(config)
 
 
 def _run(
@@ -95,10 +100,20 @@ def _run(
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach the handler below instead of Hydra's own
     if os.environ.get("EBM_OUTPUT_DIR") == "":  # as if it were not set, like make: else the output would go to /runs
         del os.environ["EBM_OUTPUT_DIR"]
+    try:
+        set_up_terminal()
+        _check_words(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if _answered(config_name):
+        return
+    set_up_mlflow()
     status, code = "FAILED", 1
     mistakes: list[UserError] = []
 
     def job(config: DictConfig) -> object:
+        set_up_terminal()  # the worker processes of a sweep begin here
+        set_up_mlflow()
         try:
             with within_memory():
                 return task(config)
@@ -117,19 +132,15 @@ def _run(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_first_lines(error)}", file=sys.stderr)
+        print(f"error: {_first_lines(error, config_name)}", file=sys.stderr)
     except OSError as error:
-        print(
-            f"error: {error}: free some space, or set EBM_OUTPUT_DIR to a folder that can be written", file=sys.stderr
-        )
+        print(_cannot_write(error), file=sys.stderr)
     except Interrupted as interruption:
         status, code = "KILLED", interruption.exit_code
         how = f"; all epochs but the one under way are saved{_how_to_go_on()}" if config_name == "train" else ""
         print(f"stopped by {interruption}{how}", file=sys.stderr)
     except ValueError as error:
-        if "No trials are completed" not in str(error):
-            raise
-        print("error: no trial of the search gave a figure to go by: see why above", file=sys.stderr)
+        print(_message_of(error), file=sys.stderr)
     except BrokenProcessPool:
         print(
             "error: a worker process of the sweep was killed, most often for want of memory; its jobs are lost from their last "
@@ -142,15 +153,52 @@ def _run(
         sys.exit(code or 1)
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Raise UserError for an output folder without a name: its files would lie in the root of the file system."""
+    if any(word.lstrip("+") in ("output_root=", "output_root=''", 'output_root=""') for word in words):
+        raise UserError("output_root must be the name of a folder; got an empty one. Leave it out for outputs/")
+
+
+def _message_of(error: ValueError) -> str:
+    """What a ValueError of Hydra's or Optuna's means; others are raised again."""
+    if isinstance(error.__cause__, OSError):  # of the log that Hydra opens in the output folder
+        return _cannot_write(error.__cause__)
+    if "No trials are completed" in str(error):
+        return "error: no trial of the search gave a metric to go by: see why above"
+    if "Config group override" in str(error):
+        return "error: a group takes the name of one of its choices (trainer=cpu); got null or something else. --help lists them"
+    raise error
+
+
+def _cannot_write(error: OSError) -> str:
+    return f"error: {error}: free some space, or set EBM_OUTPUT_DIR to a folder that can be written"
+
+
 def _how_to_go_on() -> str:
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
     command = shlex.join([Path(sys.argv[0]).name, *words, "resume=auto"])
     return f". To go on:\n  {command}"
 
 
-def _first_lines(error: Exception) -> str:
+def _answered(name: str) -> bool:
+    """Whether the command was only asked for its help or its version, which is then printed."""
+    if "--version" in sys.argv[1:]:
+        print(f"ebm-{name}, ebm_pipeline {__version__}")
+    elif {"--help", "-h"} & set(sys.argv[1:]):
+        from ebm_pipeline.runs.help import help_text
+
+        print(help_text(name, Path(config_folder())))
+    else:
+        return False
+    return True
+
+
+def _first_lines(error: Exception, name: str) -> str:
+    from ebm_pipeline.runs.help import mended
+
     cause = error.__cause__
     text = f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
+    text = mended(text, name, Path(config_folder()))
     if "hydra/sweeper/" in text or "hydra/launcher/" in text:
         text += "\nOptuna and Submitit come with an optional extra: pip install 'ebm_pipeline[sweeps]'"
     return text
@@ -162,15 +210,19 @@ def train() -> None:
     def finish(status: str) -> bool:
         if "EBM_PARENT_RUN" not in os.environ:
             return True
-        from ebm_pipeline import sweeps
+        from ebm_pipeline.runs import sweep
 
-        return sweeps.finish_sweep(status)
+        return sweep.finish_sweep(status)
 
     _run(_train, "train", finish)
 
 
 def evaluate() -> None:
-    """ebm-evaluate: figures of a finished run on a part of its data."""
+    """ebm-evaluate: numbers of a finished run on a part of its data, or of a file of weights on the data given."""
+    # `model` is a group of choices for Hydra, which a file is none of
+    sys.argv[1:] = [
+        f"run={word.removeprefix('model=')}" if word.startswith("model=") else word for word in sys.argv[1:]
+    ]
     _run(_evaluate, "evaluate")
 
 
@@ -189,6 +241,16 @@ def data() -> None:
     _run(_data, "data")
 
 
+def serve() -> None:
+    """ebm-serve: answer for a trained model over HTTP."""
+    _run(_serve, "serve")
+
+
 def sync() -> None:
     """ebm-sync: send what runs could not send while the MLflow store was down."""
     _run(_sync, "sync")
+
+
+def ui() -> None:
+    """ebm-ui: MLflow's pages of the store."""
+    _run(_ui, "ui")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import math
 import os
-import struct
 import urllib.error
 import urllib.request
 import zlib
@@ -17,8 +15,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ebm_pipeline.data.hdf5 import Array, write
-from ebm_pipeline.errors import UserError, check_memory, check_whole
+from ebm_pipeline.data.parts import Array
+from ebm_pipeline.data.reading import FORMATS, parse_idx
+from ebm_pipeline.data.stored import write
+from ebm_pipeline.support.errors import UserError, check_memory, check_whole
 
 FILES = {
     "train/images": "train-images-idx3-ubyte.gz",
@@ -90,18 +90,6 @@ class Idx:
             ) from error
 
 
-def parse_idx(raw: bytes, origin: str) -> Array:
-    """The array in an unpacked IDX file of unsigned bytes."""
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise UserError(f"{origin} is no IDX file of unsigned bytes: take another copy")
-    dimensions = raw[3]
-    start = 4 + 4 * dimensions
-    shape = struct.unpack(f">{dimensions}I", raw[4:start]) if len(raw) >= start else ()
-    if not shape or len(raw) - start != math.prod(shape):
-        raise UserError(f"{origin} says {shape} and holds {max(len(raw) - start, 0)} bytes: it is truncated or damaged")
-    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
-
-
 def digits(path: Path) -> None:
     """scikit-learn's 1,797 handwritten 8 x 8 digits, grey levels 0-16 brought to 0-255, split 1,500 / 297 by class."""
     from sklearn.datasets import load_digits
@@ -147,4 +135,4 @@ class BarsAndStripes:
 
 def existing(path: Path) -> None:
     """Anybody's file: nothing to make."""
-    raise UserError(f"no data file at {path}: set data.path to an HDF5 file with train/images (see ebm-data)")
+    raise UserError(f"no data file at {path}: set data.path to one of {FORMATS}")

@@ -20,10 +20,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.layers import Layer
-from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, States
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.layers import Layer
+from ebm_pipeline.models.machine import EVEN, ODD, BoltzmannMachine, States
+from ebm_pipeline.support.errors import UserError
 
 PATH_POINTS = 100  # points at which the way of log Z is kept for a picture
 LEAST_SHARE = 0.1  # the most that equal steps thin out the temperatures anywhere, against even spacing
@@ -47,6 +47,9 @@ class LogPartition:
     temperatures: int
     betas: tuple[float, ...] = ()
     path: tuple[float, ...] = ()
+    visible_mean: tuple[
+        float, ...
+    ] = ()  # of the machine, by the weights of a forward run, whether single chains mix or not
 
 
 def annealed_importance_sampling(
@@ -63,10 +66,12 @@ def annealed_importance_sampling(
     """
     schedule = _checked(betas)
     states = _draw(base, chains, generator)
-    log_weights, steps, ratios = _anneal(machine.folded(), base, schedule, states, generator, progress)
+    log_weights, steps, ratios, ends = _anneal(machine.folded(), base, schedule, states, generator, progress)
+    mean = torch.softmax(log_weights, 0) @ ends[0].double()
     start = float(_base_log_partition(base)) + _constant(machine)
     path = (start, *(start + float(ratio) for ratio in ratios))
-    return replace(summarize(log_weights, start, len(schedule)), betas=(0.0, *steps), path=path)
+    found = summarize(log_weights, start, len(schedule))
+    return replace(found, betas=(0.0, *steps), path=path, visible_mean=tuple(mean.tolist()))
 
 
 def reverse_annealed_importance_sampling(
@@ -81,8 +86,9 @@ def reverse_annealed_importance_sampling(
 
     betas (count,) go from 0 to 1, as for the forward one. Samples that are not in equilibrium make it no upper bound.
     """
+    machine.check_units(states)
     schedule = _checked(betas)[::-1]
-    log_weights, steps, ratios = _anneal(machine.folded(), base, schedule, states, generator, progress)
+    log_weights, steps, ratios, _ = _anneal(machine.folded(), base, schedule, states, generator, progress)
     down = summarize(log_weights, 0.0, len(schedule))
     top = float(_base_log_partition(base)) + _constant(machine) - down.value
     path = (*(top + float(ratio) for ratio in reversed(ratios)), top)
@@ -113,7 +119,7 @@ def clamped_log_partition(
     ]
     base = BoltzmannMachine(tuple(layers), base.weights)
     states = _draw(base, chains, generator)
-    log_weights, _, _ = _anneal(given, base, _checked(betas), states, generator, progress)
+    log_weights, *_ = _anneal(given, base, _checked(betas), states, generator, progress)
     value, std_error, ess = _log_mean(log_weights)
     start = _base_log_partition(base).squeeze(-1) - folded.layers[0].energy(visible) + _constant(machine)
     return start + value, std_error, ess
@@ -180,7 +186,7 @@ def pilot_temperatures(count: int) -> int:
 
 def summarize(log_weights: Tensor, base_log_partition: float, count: int) -> LogPartition:
     """Estimate from the log weights (chains,) of a run through `count` temperatures."""
-    value, std_error, ess = (float(figure) for figure in _log_mean(log_weights))
+    value, std_error, ess = (float(number) for number in _log_mean(log_weights))
     return LogPartition(base_log_partition + value, std_error, ess, len(log_weights), count)
 
 
@@ -205,8 +211,8 @@ def _anneal(
     generator: torch.Generator,
     progress: Progress,
     watch: Callable[[Tensor], object] | None = None,
-) -> tuple[Tensor, list[float], list[Tensor]]:
-    """Log weights (..., chains) of chains along the schedule; betas on the way and log mean weights there.
+) -> tuple[Tensor, list[float], list[Tensor], list[Tensor]]:
+    """Log weights (..., chains) of chains along the schedule; betas on the way and log mean weights there; last states.
 
     Two matrix products per temperature: one gives the inputs of the layers that are summed out, which serve the weights and
     the draw; one gives the inputs of the others. The energies of the layers that are not summed out are linear in beta.
@@ -230,7 +236,9 @@ def _anneal(
             field = machine.inputs(drawn, index)
             change, drawn[index] = following[index].anneal_step(field, after, current[index], before, generator)
             increment = increment + change
-        log_weights = log_weights + increment
+        log_weights = (
+            log_weights + increment.double()
+        )  # a number without dimensions would take the type of what it is added to
         for index in kept:
             drawn[index] = following[index].sample(machine.inputs(drawn, index).mul_(after), generator)
         current = following
@@ -240,7 +248,7 @@ def _anneal(
             steps.append(after)
             ratios.append(torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1]))
         progress(done)
-    return log_weights, steps, ratios
+    return log_weights, steps, ratios, drawn
 
 
 def _annealed(machine: BoltzmannMachine, base: BoltzmannMachine, beta: float) -> list[Layer]:

@@ -9,51 +9,49 @@ An interval is stated only if nothing speaks against it: else the card says "not
 standard errors come from the weights themselves, so that few effective samples give an error that means nothing, and weights
 that missed a mode look fine: that is what the reverse run, its start in equilibrium and the run with half the temperatures are
 for. Where one parity has few binary units log Z is exact and the interval a point. For machines of more than two layers the
-figure is the variational bound; its tightness is measured on a few images by AIS with the visible layer clamped.
+number is the variational bound; its tightness is measured on a few images by AIS with the visible layer clamped.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_number, check_whole
 from ebm_pipeline.evaluation.ais import (
     LogPartition,
     annealed_importance_sampling,
     base_of_data,
-    clamped_log_partition,
     equal_steps,
     even_steps,
     pilot_temperatures,
     reverse_annealed_importance_sampling,
 )
-from ebm_pipeline.evaluation.enumeration import blocks, enumerable_parity, exact_log_partition
-from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, equilibrate
-from ebm_pipeline.evaluation.likelihood import independent_each, unnormalized_each
-from ebm_pipeline.inference import MeanField, bound
-from ebm_pipeline.machine import BoltzmannMachine
+from ebm_pipeline.evaluation.cost import Cost
+from ebm_pipeline.evaluation.enumeration import MOST_UNITS, blocks, enumerable_parity, exact_log_partition
+from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, above, equilibrate, shown_r_hat
+from ebm_pipeline.evaluation.likelihood import (
+    highest_log_likelihood,
+    independent_each,
+    independent_units,
+    unnormalized_each,
+)
+from ebm_pipeline.evaluation.tightness import Stage, Tightness, silent, tightness
+from ebm_pipeline.evaluation.two_sample import mean_deviation
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.machine import BoltzmannMachine
+from ebm_pipeline.support.errors import UserError, check_number, check_whole
 
 NOT_DETERMINED = "not determined"
 ERRORS = 2.0  # standard errors that the interval adds on either side
 DISAGREEMENT = 3.0  # standard errors by which two estimates of one quantity must not differ
-CLAMPED_IMAGES, CLAMPED_CHAINS, CLAMPED_TEMPERATURES = 100, 10, 300
 PLACEMENTS = ("equal", "even")
 BASES = ("data", "data_mean", "uniform")
-
-Stage = Callable[
-    [str, int], Callable[[int], None]
-]  # name and number of steps of a stage -> what to call after each step
-
-
-def _silent(name: str, steps: int) -> Callable[[int], None]:
-    return lambda done: None
 
 
 @dataclass(frozen=True)
@@ -72,18 +70,6 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Tightness:
-    """How far the variational bound lies below the log-likelihood: mean over `images` in nats, its error, the least ESS."""
-
-    nats: float
-    std_error: float
-    images: int
-    chains: int
-    temperatures: int
-    least_ess: float
-
-
-@dataclass(frozen=True)
 class LikelihoodCard:
     """See the module's text. `reasons` is empty where the intervals are determined; `unnormalized` is theirs without log Z."""
 
@@ -92,7 +78,9 @@ class LikelihoodCard:
     binarisation: str  # name of the data's transform
     images: dict[str, int]
     unnormalized: dict[str, float]
-    independent: dict[str, float]  # nats per image of independent pixels at the data mean: what any model must beat
+    independent: dict[
+        str, float
+    ]  # nats per image of independent units fitted to the training data: what any model must beat
     log_partition: Interval
     reasons: tuple[str, ...]
     seconds: float
@@ -103,8 +91,14 @@ class LikelihoodCard:
     settings: dict[str, Any] | None = None
     tightness: Tightness | None = None
     image_errors: dict[str, float] | None = (
-        None  # standard errors, over the images, of what is gained over independent pixels
+        None  # standard errors, over the images, of what is gained over independent units
     )
+    # the most nats per image that any distribution can have on each part; None where units are continuous
+    highest: dict[str, float | None] | None = None
+    # of the means that the forward weights give from those of the training data, in standard deviations; and what chance gives
+    weighted_deviation: tuple[float, float] | None = None
+    varies: bool = True  # whether the training images are not all the same
+    cost: Cost | None = None  # of the chains of AIS
 
     @property
     def determined(self) -> bool:
@@ -125,11 +119,13 @@ class LikelihoodCard:
         record = asdict(self)
         for run in (record["forward"], record["reverse"], *(record["half"] or ())):
             if run is not None:
-                del run["betas"], run["path"]
+                del run["betas"], run["path"], run["visible_mean"]
         stated = {
             part: asdict(self.intervals[part]) if self.determined else NOT_DETERMINED for part in self.unnormalized
         }
         del record["log_partition"], record["unnormalized"], record["independent"]
+        if self.r_hat is not None:
+            record["r_hat"] = {k: v if math.isfinite(v) else shown_r_hat(v) for k, v in self.r_hat.items()}
         log_partition = asdict(self.log_partition) if self.determined else NOT_DETERMINED
         return {
             f"{self.quantity}_nats_per_image": stated,
@@ -139,28 +135,24 @@ class LikelihoodCard:
         }
 
     def metrics(self) -> dict[str, float]:
-        """Figures for MLflow; the ends of the intervals only if they are determined."""
-        figures = {f"{part}/independent_log_likelihood": value for part, value in self.independent.items()}
+        """Numbers by name; the ends of the intervals only if they are determined."""
+        metrics = {f"{part}/independent_log_likelihood": value for part, value in self.independent.items()}
         for part, interval in self.intervals.items():
-            figures |= {f"{part}/{self.quantity}_low": interval.low, f"{part}/{self.quantity}_high": interval.high}
+            metrics |= {f"{part}/{self.quantity}_low": interval.low, f"{part}/{self.quantity}_high": interval.high}
         for name, run in (("forward", self.forward), ("reverse", self.reverse)):
             if run is not None:
-                figures |= {
-                    f"log_partition/{name}": run.value,
-                    f"log_partition/{name}_std_error": run.std_error,
-                    f"log_partition/{name}_ess": run.ess,
+                metrics |= {
+                    f"sampler/log_partition_{name}": run.value,
+                    f"sampler/log_partition_{name}_std_error": run.std_error,
+                    f"sampler/log_partition_{name}_ess": run.ess,
                 }
         if self.tightness is not None:
-            figures["bound_below_log_likelihood"] = self.tightness.nats
-        return figures
+            metrics[f"{next(iter(self.images))}/bound_below_log_likelihood"] = self.tightness.nats
+        return metrics
 
     def tags(self) -> dict[str, str]:
         """Tags for MLflow."""
-        return {
-            "likelihood": "determined" if self.determined else f"{NOT_DETERMINED}: {'; '.join(self.reasons)}",
-            "likelihood.method": self.method,
-            "likelihood.binarisation": self.binarisation,
-        }
+        return {"ebm.likelihood": "determined" if self.determined else f"{NOT_DETERMINED}: {'; '.join(self.reasons)}"}
 
     def __str__(self) -> str:
         name = self.quantity.replace("_", " ").replace("log likelihood", "log-likelihood")
@@ -212,11 +204,13 @@ class Likelihood:
     most_width: float
     least_ess: float
     most_r_hat: float
+    exact_units: int = MOST_UNITS
 
     def __post_init__(self) -> None:
         check_whole("likelihood.temperatures", self.temperatures, 4)
         check_whole("likelihood.chains", self.chains, 4)
         check_whole("likelihood.sweeps", self.sweeps, LEAST_SWEEPS)
+        check_whole("likelihood.exact_units", self.exact_units, 0, MOST_UNITS)
         for name in ("most_width", "least_ess", "most_r_hat"):
             check_number(f"likelihood.{name}", getattr(self, name), open_low=True)
         if self.base not in BASES or self.placement not in PLACEMENTS:
@@ -234,16 +228,20 @@ class Likelihood:
         binarisation: str,
         mean_field: MeanField,
         seed: int,
-        stage: Stage = _silent,
+        stage: Stage = silent,
     ) -> LikelihoodCard:
-        """Measure on `parts`, images (count, units) by name; chains of the reverse run start from `start` (images, units)."""
+        """Measure on `parts`, images (count, units) by name; `start` (images, units): training data, where the chains of the
+        reverse run start and which the independent units are fitted to.
+        """
         began = time.perf_counter()
         machine = machine.folded().map(Tensor.detach)
         deep = machine.depth > 2
         generator = torch.Generator(device=data_mean.device).manual_seed(seed)
         with torch.inference_mode():
             each = {part: unnormalized_each(machine, images, mean_field) for part, images in parts.items()}
-            alone = {part: independent_each(machine, data_mean, images) for part, images in parts.items()}
+            layer = machine.layers[0]
+            units = independent_units(layer, start)
+            alone = {part: independent_each(units, images) for part, images in parts.items()}
             known: dict[str, Any] = {
                 "quantity": "variational_bound" if deep else "log_likelihood",
                 "binarisation": binarisation,
@@ -254,8 +252,11 @@ class Likelihood:
                 "tightness": tightness(machine, next(iter(parts.values())), mean_field, generator, stage)
                 if deep
                 else None,
+                "highest": {part: highest_log_likelihood(layer, images) for part, images in parts.items()},
+                "varies": bool((start != start[:1]).any()),
+                "cost": self.cost(machine),
             }
-            if enumerable_parity(machine) is not None:
+            if enumerable_parity(machine, self.exact_units) is not None:
                 exact = exact_log_partition(machine, stage("enumeration", blocks(machine)))
                 return LikelihoodCard(
                     **known, method="exact", log_partition=Interval(exact, exact), reasons=(),
@@ -264,9 +265,17 @@ class Likelihood:
             found = self.bracketed(machine, data_mean, start, mean_field, generator, stage)
         return LikelihoodCard(
             **known, method="AIS", log_partition=bracket(found.forward, found.reverse), reasons=self.objections(found),
+            weighted_deviation=_weighted_deviation(found.forward, start),
             forward=found.forward, reverse=found.reverse, half=found.half, r_hat=found.r_hat, settings=asdict(self),
             seconds=time.perf_counter() - began,
         )  # fmt: skip
+
+    def cost(self, machine: BoltzmannMachine) -> Cost | None:
+        """Of all its chains; None where log Z is enumerated."""
+        if enumerable_parity(machine, self.exact_units) is not None:
+            return None
+        pilot = pilot_temperatures(self.temperatures) if self.placement == "equal" else 0
+        return Cost.of(machine, self.chains * (3 * self.temperatures + pilot + 2 * self.sweeps))
 
     def bracketed(
         self,
@@ -275,7 +284,7 @@ class Likelihood:
         start: Tensor,
         mean_field: MeanField,
         generator: torch.Generator,
-        stage: Stage = _silent,
+        stage: Stage = silent,
     ) -> Bracketed:
         """Both estimates of log Z, with half the temperatures and with all."""
         if self.base == "data":
@@ -314,11 +323,11 @@ class Likelihood:
                     f"{name} AIS moved by {moved:.2f} nats when the temperatures were doubled, beyond its errors: "
                     "raise likelihood.temperatures"
                 )
-        figure, worst = max(estimates.r_hat.items(), key=lambda item: item[1])
+        metric, worst = max(estimates.r_hat.items(), key=lambda item: item[1])
         if worst > self.most_r_hat:
             found.append(
-                f"the chains that reverse AIS starts from are not in equilibrium: R-hat of {figure.replace('_', ' ')} between "
-                f"starts from data and from noise is {worst:.3f}, above {self.most_r_hat:g}: raise likelihood.sweeps"
+                f"the chains that reverse AIS starts from are not in equilibrium: R-hat of {metric.replace('_', ' ')} between "
+                f"starts from data and from noise is {shown_r_hat(worst)}{above(worst, self.most_r_hat)}: raise likelihood.sweeps"
             )
         below = forward.value - reverse.value
         if below > DISAGREEMENT * _joint_error(forward, reverse):
@@ -343,24 +352,14 @@ def bracket(forward: LogPartition, reverse: LogPartition) -> Interval:
 
 def standard_error(values: Tensor) -> float:
     """Of the mean of independent values (count,)."""
-    return float(values.double().std()) / math.sqrt(len(values))
+    return float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _weighted_deviation(forward: LogPartition, images: Tensor) -> tuple[float, float]:
+    """How far the weighted means lie from those of images (count, units), and what as many effective samples give by chance."""
+    mean = torch.tensor(forward.visible_mean, dtype=torch.float64, device=images.device)
+    return mean_deviation(mean[None], images), forward.ess**-0.5
 
 
 def _joint_error(one: LogPartition, other: LogPartition) -> float:
     return math.hypot(one.std_error, other.std_error)
-
-
-def tightness(
-    machine: BoltzmannMachine, images: Tensor, mean_field: MeanField, generator: torch.Generator, stage: Stage = _silent
-) -> Tightness:
-    """The gap of the variational bound on the first CLAMPED_IMAGES of `images` (count, units)."""
-    chosen = images[:CLAMPED_IMAGES]
-    below = bound(machine, mean_field(machine, (chosen, *(None,) * (machine.depth - 1)))).double()
-    values, std_errors, ess = clamped_log_partition(
-        machine, chosen, mean_field, even_steps(CLAMPED_TEMPERATURES), CLAMPED_CHAINS, generator,
-        stage("bound", CLAMPED_TEMPERATURES - 1),
-    )  # fmt: skip
-    return Tightness(
-        float((values - below).mean()), float(std_errors.square().sum().sqrt()) / len(chosen),
-        len(chosen), CLAMPED_CHAINS, CLAMPED_TEMPERATURES, float(ess.min()),
-    )  # fmt: skip

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ebm_pipeline.data.visible import VisibleUnits
 from ebm_pipeline.evaluation.likelihood import ROWS, unnormalized_each
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.machine import BoltzmannMachine
-from ebm_pipeline.visible import VisibleUnits
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.machine import BoltzmannMachine
 
 
 def label_log_probabilities(

@@ -15,8 +15,9 @@ measured beside it (`Mixing`); they judge no likelihood, but say how far apart t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,36 +25,40 @@ from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_memory
-from ebm_pipeline.machine import EVEN, BoltzmannMachine, States
-from ebm_pipeline.samplers import Gibbs, Sampler, start_at_visible
+from ebm_pipeline.models.machine import EVEN, BoltzmannMachine, States
+from ebm_pipeline.sampling import Gibbs, Sampler, start_at_visible
+from ebm_pipeline.support.errors import UserError, check_memory
 
 COMPONENTS = 3  # principal components watched
 DRAWS = 50  # states of each chain that R-hat is computed on
 WATCHED = 100  # chains, half of either family, whose free energy is kept at every sweep of the second half
+COMPONENT_UNITS = 1000  # whose principal components are watched, at most: their covariances take the square of it
 LEAST_SWEEPS = 20
+STILL = 1e6  # an R-hat that no moving chains can have: rounding is all that they move by
 GIBBS = Gibbs()
 CHECKPOINTS = (1, 10, 100, 1000, 10000)  # sweeps after which samples of both families are kept
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """How single chains move: R-hat over all chains, the largest of the figures watched; bulk effective sample size (of
+    """How single chains move: R-hat over all chains, the largest of the numbers watched; bulk effective sample size (of
     `draws` states) and integrated autocorrelation time (sweeps) of the free energy, at every sweep of up to WATCHED chains.
+
+    The last two are None where the free energy never changes.
     """
 
     r_hat: float
-    bulk_ess: float
+    bulk_ess: float | None
     draws: int
-    autocorrelation_time: float
+    autocorrelation_time: float | None
 
 
 @dataclass(frozen=True, eq=False)
 class Equilibrium:
-    """The last states (chains, units), in random order, and R-hat between the families of each figure watched.
+    """The last states (chains, units), in random order, and R-hat between the families of each number watched (`_r_hat`).
 
     energies: free energies (watched chains, sweeps) in the second half of `sweeps`; visible: states of the visible layer
-    (2 * chains, units) by the number of sweeps made; in both the first half of the rows started from data. info: figures of
+    (2 * chains, units) by the number of sweeps made; in both the first half of the rows started from data. info: numbers of
     the sampler: swap rates of parallel tempering after the last sweep, and its round trips in all of them, per chain.
     """
 
@@ -97,49 +102,93 @@ def equilibrate(
             f"R-hat needs at least 4 chains and {LEAST_SWEEPS} sweeps; got chains={chains}, sweeps={sweeps}"
         )
     machine = machine.folded().map(Tensor.detach)
+    states = _from_both(machine, data, chains, generator)
+    base = data.mean(0) if visible_mean is None else visible_mean
+    state = sampler.init(machine, states, (base.to(states[0].dtype), *(None,) * (machine.depth - 1)))
+    watch = _Watch.of(machine, states, sweeps)
+    round_trips = 0.0
+    info: dict[str, float] = {}
+    for done in range(1, sweeps + 1):
+        state, info = sampler.step(machine, state, generator)
+        states = state.samples
+        round_trips += info.get("sampler/round_trips", 0.0)
+        watch.see(machine, states, done)
+        progress(done)
+    order = torch.randperm(2 * chains, generator=generator, device=states[0].device)[:chains]
+    traces = watch.traces()
+    return Equilibrium(
+        states=tuple(layer[order] for layer in states),
+        r_hat={name: _r_hat(trace.reshape(2, -1)) for name, trace in traces.items()},
+        sweeps=sweeps,
+        mixing=_mixing(watch.fine, max(_r_hat(trace) for trace in traces.values())),
+        energies=watch.fine,
+        visible=watch.visible,
+        info=info | ({"sampler/round_trips": round_trips} if "sampler/round_trips" in info else {}),
+    )
+
+
+def _from_both(machine: BoltzmannMachine, data: Tensor, chains: int, generator: torch.Generator) -> States:
+    """States (2 * chains, units): the first half started at images (count, units), the second at noise."""
     chosen = torch.randint(len(data), (chains,), generator=generator, device=data.device)
     blank = machine.independent().layers[0]
     noise = blank.sample(torch.zeros(chains, blank.units, dtype=blank.bias.dtype, device=data.device), generator)
-    states = start_at_visible(machine, torch.cat((data[chosen].to(noise.dtype), noise)), generator)
-    every = max(1, sweeps // 2 // DRAWS)
-    few = torch.arange(min(chains, WATCHED // 2), device=noise.device)
-    watched = torch.cat((few, chains + few))
-    energies, kept, visible = [], [], {}
-    # One tensor for all sweeps: small ones that stay, made among large ones that go, would cut the heap into pieces too short
-    # to be used again, one piece a sweep.
-    fine = torch.empty(sweeps - sweeps // 2, len(watched), dtype=noise.dtype, device=noise.device)
-    base = data.mean(0) if visible_mean is None else visible_mean
-    moving = sampler.start(machine, states, (base.to(noise.dtype), *(None,) * (machine.depth - 1)))
-    round_trips = 0.0
-    for done in range(1, sweeps + 1):
-        moving = sampler.step(machine, moving, generator)
-        states, info = sampler.samples(machine, moving), sampler.info(machine, moving)
-        round_trips += info.get("round_trips", 0.0)
-        if done > sweeps // 2:
-            fine[done - sweeps // 2 - 1] = machine.free_energy([state[watched] for state in states])
-            if done % every == 0:
-                energies.append(machine.free_energy(states))
-                kept.append(torch.cat([states[index] for index in machine.parity(EVEN)], 1))
-        if done in CHECKPOINTS or done == sweeps:
-            visible[done] = states[0]
-        progress(done)
-    order = torch.randperm(2 * chains, generator=generator, device=noise.device)[:chains]
-    traces = {"free_energy": torch.stack(energies, 1)} | _components(torch.stack(kept, 1))
-    fine = fine.mT.contiguous()
-    return Equilibrium(
-        states=tuple(state[order] for state in states),
-        r_hat={name: _r_hat(trace.reshape(2, -1)) for name, trace in traces.items()},
-        sweeps=sweeps,
-        mixing=Mixing(
-            r_hat=max(_r_hat(trace) for trace in traces.values()),
-            bulk_ess=float(array_stats.ess(_array(fine), chain_axis=0, draw_axis=1, method="bulk")),
-            draws=fine.numel(),
-            autocorrelation_time=autocorrelation_time(fine),
-        ),
-        energies=fine,
-        visible=visible,
-        info=info | ({"round_trips": round_trips} if "round_trips" in info else {}),
+    return start_at_visible(machine, torch.cat((data[chosen].to(noise.dtype), noise)), generator)
+
+
+@dataclass
+class _Watch:
+    """What is kept of chains (2 * chains, units) on their way: of the second half of the sweeps, but for `visible`."""
+
+    sweeps: int
+    every: int
+    watched: Tensor  # rows whose free energy is kept after every sweep
+    fine: Tensor  # (watched, sweeps - sweeps // 2)
+    energies: list[Tensor] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
+    visible: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, machine: BoltzmannMachine, states: States, sweeps: int) -> _Watch:
+        chains, device = len(states[0]) // 2, states[0].device
+        few = torch.arange(min(chains, WATCHED // 2), device=device)
+        watched = torch.cat((few, chains + few))
+        # One tensor for all sweeps: small ones that stay, made among large ones that go, would cut the heap into pieces too
+        # short to be used again, one piece a sweep.
+        fine = torch.empty(sweeps - sweeps // 2, len(watched), dtype=states[0].dtype, device=device)
+        return cls(sweeps, max(1, sweeps // 2 // DRAWS), watched, fine.mT)
+
+    def see(self, machine: BoltzmannMachine, states: States, done: int) -> None:
+        """Keep what is to be kept of the states after `done` sweeps."""
+        if done > self.sweeps // 2:
+            energies = machine.free_energy([state[self.watched] for state in states])
+            self.fine[:, done - self.sweeps // 2 - 1] = energies
+            if done % self.every == 0:
+                self.energies.append(machine.free_energy(states))
+                self.kept.append(few_units(torch.cat([states[index] for index in machine.parity(EVEN)], 1)))
+        if done in CHECKPOINTS or done == self.sweeps:
+            self.visible[done] = states[0]
+
+    def traces(self) -> dict[str, Tensor]:
+        """Free energy and leading principal components of all chains, (2 * chains, draws) each; `fine` made contiguous."""
+        self.fine = self.fine.contiguous()
+        return {"free_energy": torch.stack(self.energies, 1)} | _components(torch.stack(self.kept, 1))
+
+
+def _mixing(energies: Tensor, r_hat: float) -> Mixing:
+    """How single chains mix, by their free energies (chains, sweeps)."""
+    if bool((energies == energies[:1, :1]).all()):
+        return Mixing(r_hat, None, energies.numel(), None)
+    return Mixing(
+        r_hat=r_hat,
+        bulk_ess=float(array_stats.ess(_array(energies), chain_axis=0, draw_axis=1, method="bulk")),
+        draws=energies.numel(),
+        autocorrelation_time=autocorrelation_time(energies),
     )
+
+
+def few_units(states: Tensor) -> Tensor:
+    """An even choice of at most COMPONENT_UNITS of the units of states (chains, units), for the principal components."""
+    return states[:, :: -(-states.shape[1] // COMPONENT_UNITS)].contiguous()
 
 
 def autocorrelation_time(trace: Tensor) -> float:
@@ -166,8 +215,33 @@ def _components(states: Tensor) -> dict[str, Tensor]:
 
 
 def _r_hat(trace: Tensor) -> float:
-    """Rank-normalised split R-hat of a trace (chains, draws); of one that never changes it is 1."""
+    """Rank-normalised split R-hat of a trace (chains, draws).
+
+    It is 1 where all chains always have one value, inf (which is to say not defined) where no chain moves but they stand apart,
+    and nan of values that are not finite.
+    """
     values = _array(trace)
+    if not np.isfinite(values).all():
+        return math.nan
     if values.max() == values.min():
         return 1.0
-    return float(array_stats.rhat(values, chain_axis=0, draw_axis=1, method="rank"))
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # the ranks, or the folded ones, may not vary within the chains
+        found = float(array_stats.rhat(values, chain_axis=0, draw_axis=1, method="rank"))
+    return found if found < STILL else math.inf
+
+
+def shown_r_hat(value: float, digits: int = 3) -> str:
+    """An R-hat as a person reads it."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "not defined (no chain moves, though they stand apart)"
+
+
+def above(value: float, most: float) -> str:
+    """What follows an R-hat that is too large: its threshold, where there is a number to compare with it."""
+    return f", above {most:g}" if math.isfinite(value) else ""
+
+
+def defined(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Without those that are not defined: None and inf. One that is nan stays, as something has diverged."""
+    return {name: value for name, value in metrics.items() if value is not None and not math.isinf(value)}

@@ -1,31 +1,101 @@
-"""What a look inside a machine shows: hidden units that do nothing, the spectrum of the weights, the spread of real units."""
+"""What a look inside a machine shows: hidden units that do nothing, the spectrum of the weights."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.layers import Gaussian
-from ebm_pipeline.machine import BoltzmannMachine
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.layers import Layer
+from ebm_pipeline.models.machine import BoltzmannMachine
 
 CONSTANT_SPREAD = 0.01  # deviation of a unit's mean over the images, below which it tells nothing of them
 
 
-def hidden_units(machine: BoltzmannMachine, images: Tensor, mean_field: MeanField) -> dict[str, float]:
-    """Fractions of the binary hidden units that are dead (never on), or saturated (always on), on images (count, units).
+@dataclass(frozen=True)
+class HiddenLayer:
+    """What a hidden layer says of images, by the mean-field means of its units: `images` is the visible layer's participation.
 
-    A unit is either where its conditional mean varies by less than 0.01 (standard deviation) over the images, off or on.
+    dead, saturated: shares of the units whose mean varies by less than 0.01 over the images, below or above the middle of what it
+    can be; spread: root mean square deviation of the means over the images, 0.5 where binary units are half of the time on for
+    sure (other units: in their range, real ones in their standard deviations); participation: how many directions share the
+    variance of the means, (sum s^2)^2 / sum s^4 of their covariance's eigenvalues s^2.
     """
+
+    index: int
+    units: int
+    dead: float
+    saturated: float
+    spread: float
+    participation: float
+    images: float
+
+    @property
+    def idle(self) -> float:
+        """Share of the units that are dead or saturated."""
+        return self.dead + self.saturated
+
+    def metrics(self) -> dict[str, float]:
+        """By name, as hidden_1_dead."""
+        names = ("dead", "saturated", "spread", "participation")
+        return {f"hidden_{self.index}_{name}": getattr(self, name) for name in names}
+
+
+def hidden_layers(machine: BoltzmannMachine, images: Tensor, mean_field: MeanField) -> list[HiddenLayer]:
+    """Each hidden layer, on images (count, units)."""
     posterior = mean_field(machine, (images, *(None,) * (machine.depth - 1)))
-    means = [state for layer, state in zip(machine.layers[1:], posterior.means[1:], strict=True) if layer.binary]
-    if not means:
-        return {}
-    activity = torch.cat([state.mean(0) for state in means])
-    constant = torch.cat([state.std(0) for state in means]) < CONSTANT_SPREAD
+    return [
+        _hidden_layer(index, layer, means.double(), participation(images))
+        for index, (layer, means) in enumerate(zip(machine.layers[1:], posterior.means[1:], strict=True), start=1)
+    ]
+
+
+def _hidden_layer(index: int, layer: Layer, means: Tensor, images: float) -> HiddenLayer:
+    """Of the means (count, units) of one layer."""
+    middle, scale = _range(layer)
+    deviations = (means - middle) / scale
+    spread = deviations.std(0, correction=0)
+    constant = spread < CONSTANT_SPREAD
+    above = deviations.mean(0) >= 0 if layer.sites() is not None else torch.zeros_like(constant)
+    return HiddenLayer(
+        index,
+        layer.units,
+        dead=float((constant & ~above).double().mean()),
+        saturated=float((constant & above).double().mean()),
+        spread=float(spread.square().mean().sqrt()),
+        participation=participation(means),
+        images=images,
+    )
+
+
+def _range(layer: Layer) -> tuple[Tensor, Tensor]:
+    """Middle and width of what each unit can be (units,): its least and largest state; of real units 0 and a deviation."""
+    sites = layer.sites()
+    if sites is None:
+        variances = [value for name, value in layer.named_tensors().items() if name.endswith("variance")]
+        size = variances[0].double().sqrt() if len(variances) == 1 else torch.ones(layer.units, dtype=torch.float64)
+        return torch.zeros_like(size), size
+    low, high = (torch.cat([getattr(site, end)(0) for site in sites]) for end in ("amin", "amax"))
+    return ((low + high) / 2).to(layer.bias.device), (high - low).to(layer.bias.device)
+
+
+def participation(rows: Tensor) -> float:
+    """Directions that share the variance of rows (count, units): (sum s^2)^2 / sum s^4; 0 where nothing varies."""
+    centred = rows.double() - rows.double().mean(0)
+    gram = centred @ centred.mT if len(centred) < centred.shape[1] else centred.mT @ centred
+    total, squares = float(gram.trace()), float(gram.square().sum())
+    return total**2 / squares if squares > 0 else 0.0
+
+
+def hidden_units(layers: Sequence[HiddenLayer]) -> dict[str, float]:
+    """Shares of all hidden units that are dead or saturated."""
+    units = sum(layer.units for layer in layers)
     return {
-        "hidden_units_dead": float((constant & (activity < 0.5)).double().mean()),
-        "hidden_units_saturated": float((constant & (activity >= 0.5)).double().mean()),
+        f"hidden_{name}": sum(getattr(layer, name) * layer.units for layer in layers) / units
+        for name in ("dead", "saturated")
     }
 
 
@@ -34,15 +104,15 @@ def singular_values(machine: BoltzmannMachine) -> dict[str, float]:
 
     From the Gram matrix of the smaller side, which costs little enough for every epoch.
     """
-    figures = {}
+    metrics = {}
     for index, matrix in enumerate(machine.weights, start=1):
         weights = matrix.detach().double()
         gram = weights.mT @ weights if weights.shape[0] > weights.shape[1] else weights @ weights.mT
         squares = torch.linalg.eigvalsh(gram).clamp_min(0) if gram.isfinite().all() else torch.full((1,), torch.nan)
         total = float(squares.sum())
-        figures[f"weights_{index}_largest_singular_value"] = float(squares[-1].sqrt())
-        figures[f"weights_{index}_singular_participation"] = total**2 / float(squares.square().sum()) if total else 0.0
-    return figures
+        metrics[f"weights/largest_singular_value_{index}"] = float(squares[-1].sqrt())
+        metrics[f"weights/singular_participation_{index}"] = total**2 / float(squares.square().sum()) if total else 0.0
+    return metrics
 
 
 def weight_participation(machine: BoltzmannMachine) -> dict[str, float]:
@@ -53,16 +123,7 @@ def weight_participation(machine: BoltzmannMachine) -> dict[str, float]:
     weights = machine.weights[0].detach().double()
     squares, fourths = weights.square().sum(0), weights.pow(4).sum(0)
     used = torch.where(fourths > 0, squares.square() / (len(weights) * fourths.clamp_min(1e-300)), 0.0)
-    return {"weight_square": float(squares.mean()), "weight_participation": float(used.mean())}
-
-
-def standard_deviations(machine: BoltzmannMachine) -> dict[str, tuple[float, float]]:
-    """Smallest and largest standard deviation of each layer of Gaussian units, by the layer's name."""
-    return {
-        f"layers/{index}": (float(layer.variance.min().sqrt()), float(layer.variance.max().sqrt()))
-        for index, layer in enumerate(machine.layers)
-        if isinstance(layer, Gaussian)
-    }
+    return {"weights/square": float(squares.mean()), "weights/participation": float(used.mean())}
 
 
 def heat_capacity(machine: BoltzmannMachine, states: tuple[Tensor, ...]) -> float:

@@ -1,25 +1,44 @@
-"""Log-likelihood of images in nats without log Z, which `card` brackets; and that of independent pixels."""
+"""Log-likelihood of images in nats without log Z, which `card` brackets; and that of independent units."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ebm_pipeline.inference import MeanField, bound
-from ebm_pipeline.machine import BoltzmannMachine
+from ebm_pipeline.models.inference import MeanField, bound
+from ebm_pipeline.models.layers import Layer
+from ebm_pipeline.models.machine import BoltzmannMachine
 
 ROWS = 5000  # images per block
 
 
-def independent_log_likelihood(machine: BoltzmannMachine, data_mean: Tensor, images: Tensor) -> float:
-    """Nats per image of independent pixels at the data mean: what any model must beat."""
-    return float(independent_each(machine, data_mean, images).mean())
+def independent_units(layer: Layer, images: Tensor) -> Layer:
+    """Independent units of the kind of `layer`, fitted to `images` (count, units): float64, as units far from 0 cancel."""
+    exact = layer.with_tensors(**{name: value.detach().double() for name, value in layer.named_tensors().items()})
+    return exact.of_data(images.double())
 
 
-def independent_each(machine: BoltzmannMachine, data_mean: Tensor, images: Tensor) -> Tensor:
-    """Log-likelihood of each of `images` (count, units) by independent pixels at the data mean: (count,), float64."""
-    layer = machine.independent(data_mean).layers[0]
-    return -layer.energy(images).double() - layer.log_partition(torch.zeros_like(layer.bias))
+def independent_log_likelihood(layer: Layer, images: Tensor) -> float:
+    """Nats per image of independent units: what any model must beat; `layer` is that of `independent_units`."""
+    return float(independent_each(layer, images).mean())
+
+
+def independent_each(layer: Layer, images: Tensor) -> Tensor:
+    """Log-likelihood of each of `images` (count, units) under a layer alone, without inputs: (count,), float64."""
+    return -layer.energy(images.to(layer.bias.dtype)).double() - layer.log_partition(torch.zeros_like(layer.bias))
+
+
+def highest_log_likelihood(layer: Layer, images: Tensor) -> float | None:
+    """The most nats per image that any distribution over the states of `layer` can have on `images` (count, units).
+
+    That is minus the entropy of the images themselves: -log count where all differ (Gibbs' inequality). None where a unit
+    is continuous: densities have no bound.
+    """
+    if layer.sites() is None:
+        return None
+    _, counts = torch.unique(images, dim=0, return_counts=True)
+    shares = counts.double() / len(images)
+    return float((shares * shares.log()).sum())
 
 
 def unnormalized(machine: BoltzmannMachine, images: Tensor, mean_field: MeanField) -> float:

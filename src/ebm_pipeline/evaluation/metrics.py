@@ -1,10 +1,10 @@
-"""Cheap figures of a machine, watched while it trains. None of them is a likelihood.
+"""Cheap numbers of a machine, watched while it trains. None of them is a likelihood.
 
 *Reconstruction*: up through all layers and down by conditional modes (`inference.up_and_down`); its error is the root
 mean square of v minus the final conditional mean, and for binary units the fraction of pixels that the mode gets wrong.
 *Denoising*: the same, from images with flipped pixels, against the clean ones.
-*Pseudo-likelihood* (Besag 1975): sum_i log p(v_i | v_rest), estimated with one random pixel per image: D log sigmoid(F(v
-with pixel i flipped) - F(v)). Two-layer machines with Bernoulli visible units only.
+*Pseudo-likelihood* (Besag 1975): sum_i log p(v_i | v_rest), estimated with ten pixels of each image, each
+pixel as often: D log sigmoid(F(v with pixel i flipped) - F(v)). Two-layer machines with Bernoulli visible units only.
 *Free-energy gap*: mean F(validation) - mean F(training); it grows when a machine overfits (Hinton 2010, section 6). For
 deeper machines the same of minus the variational bound without log Z.
 *Deviations*: of pixels given the hidden units, where their variance is learned.
@@ -20,28 +20,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ebm_pipeline.data.visible import VisibleUnits
 from ebm_pipeline.evaluation.classification import label_log_probabilities, wrong_labels
 from ebm_pipeline.evaluation.inside import singular_values
-from ebm_pipeline.inference import MeanField, bound, up_and_down
-from ebm_pipeline.labels import image_layer
-from ebm_pipeline.layers import Bernoulli, Layer
-from ebm_pipeline.machine import BoltzmannMachine, PartialStates
-from ebm_pipeline.visible import VisibleUnits
+from ebm_pipeline.models.inference import MeanField, bound, up_and_down
+from ebm_pipeline.models.labels import image_layer
+from ebm_pipeline.models.layers import Bernoulli, Layer
+from ebm_pipeline.models.machine import BoltzmannMachine, PartialStates
 
-NEGLIGIBLE_WEIGHT = 0.01  # weight_sparsity is the fraction of weights whose size is below this
+PIXELS_OF_IMAGE = 10  # by which the pseudo-likelihood is estimated
+NEGLIGIBLE_WEIGHT = 0.01  # weights/sparsity is the fraction of weights whose size is below this
 
 
 @dataclass(frozen=True, eq=False)
 class MonitoredImages:
-    """Images (samples, units) that the figures are computed on; `noisy` are the validation images with flipped pixels.
+    """Images (samples, units) that the numbers are computed on; `noisy` are the validation images with flipped pixels.
 
-    classes: of the labels that stand behind the pixels, if they do.
+    classes: of the labels that stand behind the pixels, if they do; part: which one the first are of, before the names.
     """
 
     validation: Tensor
     training: Tensor
     noisy: Tensor
     classes: int = 0
+    part: str = "validation"
 
     @property
     def visible(self) -> VisibleUnits:
@@ -73,41 +75,40 @@ def flip_pixels(images: Tensor, fraction: float, seed: int, visible: VisibleUnit
     return flipped if visible is None else torch.cat((flipped, visible.label_units(images)), 1)
 
 
-def monitor(machine: BoltzmannMachine, images: MonitoredImages, mean_field: MeanField, seed: int) -> dict[str, float]:
-    """Every figure that this machine has, by name; a figure that it does not have is left out."""
+def monitor(machine: BoltzmannMachine, images: MonitoredImages, mean_field: MeanField) -> dict[str, float]:
+    """Every number that this machine has, by name; a number that it does not have is left out."""
     visible = images.visible
     binary = images.binary and isinstance(image_layer(machine.layers[0], visible), Bernoulli)
-    figures = {
+    metrics = {
         **_restoration("reconstruction", machine, images.validation, images.validation, visible, binary=binary),
         **_restoration("denoising", machine, images.noisy, images.validation, visible, binary=binary),
-        **weight_figures(machine),
-        **deviation_figures(machine.layers[0]),
     }
     if machine.depth == 2:
         validation = machine.free_energy((images.validation, None))
-        figures["free_energy_gap"] = float(validation.mean() - machine.free_energy((images.training, None)).mean())
+        metrics["free_energy_gap"] = float(validation.mean() - machine.free_energy((images.training, None)).mean())
         if visible.classes:
             log_probabilities = label_log_probabilities(machine, visible, images.validation, mean_field)
-            figures["classification_error"] = wrong_labels(log_probabilities, visible.labels(images.validation))
+            metrics["classification_error"] = wrong_labels(log_probabilities, visible.labels(images.validation))
         elif binary:
-            figures["pseudo_likelihood"] = _pseudo_likelihood(machine, images.validation, validation, seed)
+            metrics["pseudo_likelihood"] = _pseudo_likelihood(machine, images.validation)
     else:
         hidden = (None,) * (machine.depth - 1)
         posterior = mean_field(machine, (images.validation, *hidden))
         training = bound(machine, mean_field(machine, (images.training, *hidden)))
-        figures["bound_gap"] = float(training.mean() - bound(machine, posterior).mean())
-        figures["mean_field_residual"] = posterior.residual
-    return figures
+        metrics["bound_gap"] = float(training.mean() - bound(machine, posterior).mean())
+        metrics["mean_field_residual"] = posterior.residual
+    named = {f"{images.part}/{name}": value for name, value in metrics.items()}
+    return named | weight_metrics(machine) | deviation_metrics(machine.layers[0])
 
 
-def weight_figures(machine: BoltzmannMachine) -> dict[str, float]:
+def weight_metrics(machine: BoltzmannMachine) -> dict[str, float]:
     """Frobenius norm of all weights together, the fraction of them that is negligible, and the singular values in short."""
     weights = torch.cat([matrix.flatten() for matrix in machine.weights])
     negligible = (weights.abs() < NEGLIGIBLE_WEIGHT).to(weights.dtype).mean()
-    return {"weight_norm": float(weights.norm()), "weight_sparsity": float(negligible), **singular_values(machine)}
+    return {"weights/norm": float(weights.norm()), "weights/sparsity": float(negligible), **singular_values(machine)}
 
 
-def deviation_figures(layer: Layer) -> dict[str, float]:
+def deviation_metrics(layer: Layer) -> dict[str, float]:
     """Of visible units whose variance is learned: least and largest standard deviation, fraction of units at the floor."""
     if not layer.learned_variances:
         return {}
@@ -115,37 +116,47 @@ def deviation_figures(layer: Layer) -> dict[str, float]:
     variance = torch.cat([tensors[name] for name in layer.learned_variances])
     floor = torch.cat([tensors[f"{name}_floor"] for name in layer.learned_variances])
     return {
-        "deviation_least": float(variance.min().sqrt()),
-        "deviation_largest": float(variance.max().sqrt()),
-        "deviations_at_floor": float((variance <= floor).double().mean()),
+        "weights/deviation_least": float(variance.min().sqrt()),
+        "weights/deviation_largest": float(variance.max().sqrt()),
+        "weights/deviations_at_floor": float((variance <= floor).double().mean()),
     }
 
 
 def monitor_clamped(machine: BoltzmannMachine, clamped: PartialStates) -> dict[str, float]:
     """Reconstruction error where the layers that are None in `clamped` are no neighbours of each other (pretraining)."""
+    machine.check_units(clamped)
     hidden = [
         layer.mode(machine.inputs(clamped, index)) if clamped[index] is None else None
         for index, layer in enumerate(machine.layers)
     ]
     index, visible = next((index, state) for index, state in enumerate(clamped) if state is not None)
     mean = machine.layers[index].mean(machine.inputs(hidden, index))
-    return {"reconstruction_error": float((visible - mean).square().mean().sqrt()), **weight_figures(machine)}
+    error = float((visible - mean).square().mean().sqrt())
+    return {"validation/reconstruction_error": error, **weight_metrics(machine)}
 
 
 def _restoration(
     name: str, machine: BoltzmannMachine, given: Tensor, clean: Tensor, visible: VisibleUnits, *, binary: bool
 ) -> dict[str, float]:
     mean, mode, clean = (visible.images(states) for states in (*up_and_down(machine, given), clean))
-    figures = {f"{name}_error": float((clean - mean).square().mean().sqrt())}
+    metrics = {f"{name}_error": float((clean - mean).square().mean().sqrt())}
     if binary:
-        figures[f"{name}_wrong_pixels"] = float((mode != clean).to(mean.dtype).mean())
-    return figures
+        metrics[f"{name}_wrong_pixels"] = float((mode != clean).to(mean.dtype).mean())
+    return metrics
 
 
-def _pseudo_likelihood(machine: BoltzmannMachine, images: Tensor, free_energy: Tensor, seed: int) -> float:
-    """Nats per image; the same pixels are chosen at every call, so that epochs compare."""
-    generator = torch.Generator().manual_seed(seed)
+def _pseudo_likelihood(machine: BoltzmannMachine, images: Tensor) -> float:
+    """Nats per image; every call takes the same pixels of an image, so that epochs and runs compare."""
+    visible, hidden = machine.folded().layers
+    (weights,) = machine.weights
+    inputs = machine.folded().inputs((images, None), 1)
+    generator = torch.Generator().manual_seed(0)
     samples, units = images.shape
-    pixels = torch.randint(units, (samples, 1), generator=generator).to(images.device)
-    flipped = images.scatter(1, pixels, 1 - images.gather(1, pixels))
-    return float(units * logsigmoid(machine.free_energy((flipped, None)) - free_energy).mean())
+    before = hidden.log_partition(inputs)
+    total = torch.zeros_like(before)
+    for _ in range(PIXELS_OF_IMAGE):
+        pixels = (torch.randperm(samples, generator=generator) % units).to(images.device)
+        change = 1 - 2 * images.gather(1, pixels[:, None])
+        after = hidden.log_partition(inputs + change * weights[pixels])
+        total += logsigmoid(before - after - change[:, 0] * visible.bias[pixels])
+    return float(units * total.mean() / PIXELS_OF_IMAGE)

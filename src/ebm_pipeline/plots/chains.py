@@ -77,8 +77,9 @@ def moments(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, subtit
     with panels(2, 2, (PANEL_WIDTH, 2.5), title, subtitle) as (figure, both):
         for panel, (name, (data, samples)) in zip(both, pairs.items(), strict=True):
             x, y = np.asarray(data), np.asarray(samples)
-            ends = [min(x.min(), y.min()), max(x.max(), y.max())]
-            panel.plot(ends, ends, color="#999999", linewidth=0.6, zorder=0)
+            if x.size:  # one pixel has no covariance with another
+                ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+                panel.plot(ends, ends, color="#999999", linewidth=0.6, zorder=0)
             panel.scatter(x, y, s=3, color=COLOURS[0], alpha=0.4, linewidths=0, rasterized=True)
             panel.set_xlabel(f"{name}, data")
             panel.set_ylabel(f"{name}, samples")

@@ -1,4 +1,4 @@
-"""Figures of runs: against the epoch, against settings, by class."""
+"""Plots of runs: against the epoch, against settings, by class."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.plots.frame import Array, colours, panels
+from ebm_pipeline.plots.frame import Array, colours, panels, title_panel
+from ebm_pipeline.support.errors import UserError
 
 Curves = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 Panels = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
 
+PANEL, SETTINGS_PANEL, LEAST_WIDTH = (
+    (2.35, 1.55),
+    (2.6, 2.0),
+    3.2,
+)  # inches: panels of curves and of settings, heat maps
 MOST_COLUMNS = 3  # panels side by side
 MOST_TICKS = 6  # values of a setting that are all written along an axis
 MOST_NUMBERED = 20  # classes of a confusion matrix whose numbers are written into it
@@ -35,7 +40,7 @@ def learning_curves(
     group_of = groups or dict(zip(runs, runs, strict=True))
     colour_of = colours(list(dict.fromkeys(group_of[run] for run in runs)))
     columns = min(MOST_COLUMNS, math.ceil(math.sqrt(len(names))))
-    with panels(len(names), columns, (2.35, 1.55), title, subtitle, colour_of) as (figure, axes):
+    with panels(len(names), columns, PANEL, title, subtitle, colour_of) as (figure, axes):
         for panel, metric in zip(axes, names, strict=True):
             for run, (steps, values) in curves[metric].items():
                 marker = "." if len(steps) < 30 and not groups else None
@@ -43,7 +48,7 @@ def learning_curves(
                     steps, values, color=colour_of[group_of[run]], linewidth=1.1 if not groups else 0.8, marker=marker,
                     markersize=3,
                 )  # fmt: skip
-            panel.set_title(metric.replace("_", " "), loc="left")
+            title_panel(panel, metric.replace("_", " "), PANEL[0])
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             panel.yaxis.set_major_locator(MaxNLocator(4))
             panel.tick_params(labelsize=7)
@@ -53,26 +58,26 @@ def learning_curves(
 
 
 def against_settings(
-    figures: Panels, values: Sequence[str], x_label: str, title: str, subtitle: str = "", *, numeric: bool, lines: bool
+    metrics: Panels, values: Sequence[str], x_label: str, title: str, subtitle: str = "", *, numeric: bool, lines: bool
 ) -> Figure:
-    """Figures against a setting: figures[name][curve] = {value of the setting: (mean, standard error)}, one panel each.
+    """Metrics against a setting: metrics[name][curve] = {value of the setting: (mean, standard error)}, one panel each.
 
     values: those of the setting in their order, along a logarithmic axis where they are numbers that span more than a
     decade. A standard error that is NaN has no bar. lines: join the points of a curve.
     """
-    colour_of = colours(list(dict.fromkeys(label for curves in figures.values() for label in curves)))
+    colour_of = colours(list(dict.fromkeys(label for curves in metrics.values() for label in curves)))
     places = {value: float(value) if numeric else float(index) for index, value in enumerate(values)}
     decades = min(places.values()) > 0 and max(places.values()) >= 10 * min(places.values())
-    columns = min(MOST_COLUMNS, len(figures))
-    with panels(len(figures), columns, (2.6, 2.0), title, subtitle, colour_of) as (figure, axes):
-        for panel, (name, curves) in zip(axes, figures.items(), strict=True):
+    columns = min(MOST_COLUMNS, len(metrics))
+    with panels(len(metrics), columns, SETTINGS_PANEL, title, subtitle, colour_of) as (figure, axes):
+        for panel, (name, curves) in zip(axes, metrics.items(), strict=True):
             for label, points in curves.items():
                 means, errors = np.array([points[value] for value in values if value in points]).T
                 panel.errorbar(
                     [places[value] for value in values if value in points], means, np.nan_to_num(errors),
                     color=colour_of[label], linewidth=1.1 if lines else 0, elinewidth=0.9, marker="o", markersize=3, capsize=2,
                 )  # fmt: skip
-            panel.set_title(name, loc="left")
+            title_panel(panel, name, SETTINGS_PANEL[0])
             if numeric and decades:
                 panel.set_xscale("log")
             if not numeric or (len(values) <= MOST_TICKS):
@@ -85,21 +90,21 @@ def against_settings(
 
 
 def heat_maps(
-    figures: Mapping[str, Array],
+    metrics: Mapping[str, Array],
     rows: tuple[str, Sequence[str]],
     columns: tuple[str, Sequence[str]],
     title: str,
     subtitle: str = "",
 ) -> Figure:
-    """Figures over a grid of two settings: figures[name] (values of the row's setting, values of the column's).
+    """Metrics over a grid of two settings: metrics[name] (values of the row's setting, values of the column's).
 
     rows, columns: name of the setting and its values.
     """
     cell = 0.5
     size = cell * len(columns[1]) + 1.3, 0.6 * cell * len(rows[1]) + 0.75
-    across = min(MOST_COLUMNS, len(figures))
-    with panels(len(figures), across, size, title, subtitle, least_width=3.2) as (figure, axes):
-        for panel, (name, array) in zip(axes, figures.items(), strict=True):
+    across = min(MOST_COLUMNS, len(metrics))
+    with panels(len(metrics), across, size, title, subtitle, least_width=LEAST_WIDTH) as (figure, axes):
+        for panel, (name, array) in zip(axes, metrics.items(), strict=True):
             drawn = panel.imshow(array, cmap="viridis", aspect="auto")
             for (row, column), value in np.ndenumerate(array):
                 shade = float(np.asarray(drawn.norm(value)))
@@ -107,7 +112,7 @@ def heat_maps(
                     column, row, "-" if np.isnan(value) else f"{value:.4g}", ha="center", va="center", fontsize=6.5,
                     color="black" if shade > 0.6 or np.isnan(value) else "white",
                 )  # fmt: skip
-            panel.set_title(name, loc="left")
+            title_panel(panel, name, max(size[0], LEAST_WIDTH / across))
             panel.set_xticks(range(len(columns[1])), [_shortened(value) for value in columns[1]])
             panel.set_yticks(range(len(rows[1])), [_shortened(value) for value in rows[1]])
             panel.set_xlabel(columns[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from ebm_pipeline.errors import UserError
+from ebm_pipeline.support.files import whole_file
 
 Array = NDArray[Any]
 
@@ -89,6 +88,11 @@ def wrapped(text: str, inches: float) -> list[str]:
     return textwrap.wrap(text, max(30, int(inches * 17)))
 
 
+def title_panel(panel: Axes, text: str, inches: float) -> None:
+    """A title in as many lines as a panel of this width, its axis included, needs."""
+    panel.set_title(textwrap.fill(text, max(12, int(inches * 12))), loc="left")
+
+
 def headings_inches(lines: Sequence[str]) -> float:
     """Height of a title with these lines of a subtitle under it."""
     return 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
@@ -111,13 +115,6 @@ def to_rgb(figure: Figure) -> NDArray[np.uint8]:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole_file(path) as partial:
         Image.fromarray(to_rgb(figure)).save(partial, format="png", dpi=(DPI, DPI))
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write the picture {path} ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path

@@ -15,11 +15,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from ebm_pipeline.errors import UserError
 from ebm_pipeline.plots.frame import COLOURS, DPI, STYLE, Array, headings_inches, wrapped, write_headings
+from ebm_pipeline.support.errors import UserError
 
 TILE_INCHES = 0.62
 FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
+MOST_SIDE = 200  # pixels to a side of a tile, which is 93 dots wide; of longer sides neighbours are averaged
+THINNEST = 8  # a tile is at most so many times longer than thin, which a vector of numbers would not be: it is stretched to that
 
 
 def image_grid(
@@ -112,8 +114,18 @@ def _tiles(images: ArrayLike, image_shape: tuple[int, int]) -> Array:
         )
     if not len(array):
         raise UserError("there are no images to draw")
+    tiles = _averaged(_averaged(array.reshape(-1, height, width), 1), 2)
+    height, width = tiles.shape[1:]
     enlarged = max(1, FINE // max(height, width))
-    return array.reshape(-1, height, width).repeat(enlarged, axis=1).repeat(enlarged, axis=2)
+    tall, wide = (max(1, max(height, width) // (THINNEST * side)) for side in (height, width))
+    return tiles.repeat(enlarged * tall, axis=1).repeat(enlarged * wide, axis=2)
+
+
+def _averaged(tiles: Array, axis: int) -> Array:
+    """Means of neighbours along an axis of more than MOST_SIDE pixels, as few together as bring it to that."""
+    starts = np.arange(0, tiles.shape[axis], -(-tiles.shape[axis] // MOST_SIDE))
+    counts = np.diff(starts, append=tiles.shape[axis])
+    return np.add.reduceat(tiles, starts, axis) / counts.reshape([-1 if number == axis else 1 for number in range(3)])
 
 
 def _unit_range(tiles: Array) -> tuple[Array, str]:

@@ -13,8 +13,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from ebm_pipeline.machine import EVEN, ODD, BoltzmannMachine, PartialStates, States
-from ebm_pipeline.samplers import start_at_visible
+from ebm_pipeline.models.machine import EVEN, ODD, BoltzmannMachine, PartialStates, States
+from ebm_pipeline.sampling import start_at_visible
 
 
 class Arrangement(Enum):

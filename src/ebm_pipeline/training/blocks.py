@@ -10,7 +10,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from ebm_pipeline.data.dataset import BatchLoader, StreamLoader
+from ebm_pipeline.data.batches import BatchLoader, StreamLoader
 from ebm_pipeline.training.processes import share
 
 SIZE = 10  # batches to a block

@@ -1,4 +1,4 @@
-"""What happens around the training: progress for a person, figures for the record, pictures every few epochs."""
+"""What happens around the training: progress for a person, numbers for the record, pictures every few epochs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,20 @@ import pytorch_lightning as pl
 import torch
 from tqdm import tqdm
 
+from ebm_pipeline.support import names
 from ebm_pipeline.training.module import BoltzmannTraining
 
-SHOWN = {
-    "reconstruction_error": "reconstruction",
-    "denoising_error": "denoising",
-    "pseudo_likelihood": "pseudo-likelihood",
-    "classification_error": "classification",
-    "free_energy_gap": "gap",
-    "bound_gap": "gap",
-}
+EPOCH = "time/epoch"
 
 
 class MetricSink(Protocol):
-    """Where figures go: an MLflow run."""
+    """Where numbers go: an MLflow run."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
 
 
 class Progress(pl.Callback):
-    """One bar for the whole training: epoch, batches per second, time left, figures of the last validation.
+    """One bar for the whole training: epoch, batches per second, time left, numbers of the last validation.
 
     One line per epoch takes the place of the bar where the output is no terminal or several jobs write to it.
     """
@@ -59,14 +53,10 @@ class Progress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.bar is not None
         done = self.updates * (trainer.current_epoch + 1)
-        metrics = {
-            label: float(trainer.callback_metrics[name])
-            for name, label in SHOWN.items()
-            if name in trainer.callback_metrics
-        }
-        figures = "  ".join(f"{label} {value:.4g}" for label, value in metrics.items())
+        metrics = names.short_labels(trainer.callback_metrics)
+        shown = "  ".join(f"{label} {float(value):.4g}" for label, value in metrics.items())
         self.bar.set_description(f"{self.title}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-        self.bar.set_postfix_str(figures, refresh=False)
+        self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update(done - self.bar.n)
         if self.bar.disable:
             elapsed = time.perf_counter() - self.started
@@ -74,7 +64,7 @@ class Progress(pl.Callback):
             left = ((trainer.max_epochs or 1) * self.updates - done) / rate
             print(
                 f"{self.title}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {rate:.0f} batches/s  "
-                f"{left:.0f} s left  {figures}",
+                f"{left:.0f} s left  {shown}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -95,14 +85,17 @@ class OwnSignals(pl.Callback):
 
 
 class Record(pl.Callback):
-    """Sends the figures of each epoch to the sink and keeps them for the learning curves.
+    """Sends the numbers of each epoch to the sink, as far as it gets them, and keeps all of them for the learning curves.
+
+    The sink leaves out what it has of a step. phase: the name of a pretraining phase, of which it gets little.
 
     Seconds are counted apart: training batches, validation, pictures (what the other callbacks do at the end of an epoch).
     """
 
-    def __init__(self, sink: MetricSink, prefix: str = "") -> None:
+    def __init__(self, sink: MetricSink, phase: str = "") -> None:
         self.sink = sink
-        self.prefix = prefix
+        self.phase = phase
+        self.updates = 0  # in an epoch, where a checkpoint was loaded
         self.history: dict[str, tuple[list[int], list[float]]] = {}
         self.training_seconds: list[float] = []
         self.validation_seconds: list[float] = []
@@ -116,18 +109,34 @@ class Record(pl.Callback):
         """What a checkpoint keeps, so that the record of a resumed training is whole."""
         return {name: getattr(self, name) for name in ("history", "training_seconds", "validation_seconds")}
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Lightning calls it before `load_state_dict`."""
+        self.updates = checkpoint["global_step"] // (checkpoint["epoch"] + 1)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        """Take over the record of the epochs before, and send it to a sink that may not have it: a run in a new store."""
+        for name in self.state_dict():
+            setattr(self, name, state_dict[name])
+        self.history = names.with_current(self.history)
+        by_epoch: dict[int, dict[str, float]] = {}
+        for name, (epochs, values) in self.history.items():
+            for epoch, value in zip(epochs, values, strict=True):
+                by_epoch.setdefault(epoch, {EPOCH: epoch})[name] = value
+        for epoch, metrics in sorted(by_epoch.items()):
+            self._send(metrics, epoch * self.updates)
 
     def add(self, metrics: Mapping[str, float], epoch: int, step: int) -> None:
-        """Record figures for the state after `epoch` epochs and `step` updates."""
-        named = {self.prefix + name: value for name, value in {**metrics, "epoch": epoch}.items()}
-        self.sink.log_metrics(named, step)
+        """Record numbers for the state after `epoch` epochs and `step` updates."""
+        self._send({**metrics, EPOCH: epoch}, step)
         for name, value in metrics.items():
             epochs, values = self.history.setdefault(name, ([], []))
             epochs.append(epoch)
             values.append(value)
+
+    def _send(self, metrics: Mapping[str, float], step: int) -> None:
+        self.sink.log_metrics(names.of_phase(metrics, self.phase) if self.phase else names.tracked(metrics), step)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._synchronize(pl_module)
@@ -145,9 +154,9 @@ class Record(pl.Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         assert trainer.optimizers
         metrics |= {
-            "learning_rate": self.learning_rate,
-            "seconds_per_epoch": self.training_seconds[-1],
-            "validation_seconds": self.validation_seconds[-1],
+            "train/learning_rate": self.learning_rate,
+            "time/seconds_per_epoch": self.training_seconds[-1],
+            "time/validation_seconds": self.validation_seconds[-1],
         }
         self.add(metrics, trainer.current_epoch + 1, trainer.global_step)
 

@@ -11,19 +11,19 @@ So the machine that is trained carries no offsets; they live in the training alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
 Gradient = dict[str, Tensor]
 
 
-def centre(
-    gradient: Gradient, offsets: Sequence[Tensor], within: Callable[[Gradient], object] | None = None
-) -> Gradient:
-    """The transformed gradient, in place, for one offset (units,) per layer.
+@contextmanager
+def centred(gradient: Gradient, offsets: Sequence[Tensor]) -> Iterator[None]:
+    """Transform the gradient in place, for one offset (units,) per layer; without offsets it stays.
 
-    within: a further transformation, in place, of the gradient with respect to the centred machine's own parameters.
+    Inside the block it is the gradient with respect to the centred machine's own parameters, and may be transformed further.
     """
     biases = [gradient[f"layers/{index}/bias"] for index in range(len(offsets))]
     plain = [bias.clone() for bias in biases]
@@ -31,11 +31,9 @@ def centre(
         lower, upper = offsets[index], offsets[index + 1]
         weights = gradient[f"weights/{index}"]
         weights.addr_(lower, plain[index + 1], alpha=-1).addr_(plain[index], upper, alpha=-1)
-    if within is not None:
-        within(gradient)
+    yield
     for index in range(len(offsets) - 1):
         lower, upper = offsets[index], offsets[index + 1]
         weights = gradient[f"weights/{index}"]
         biases[index].addmv_(weights, upper, alpha=-1)
         biases[index + 1].addmv_(weights.mT, lower, alpha=-1)
-    return gradient

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ebm_pipeline.errors import check_number
-from ebm_pipeline.files import read_truth_values
+from ebm_pipeline.support.errors import check_number
+from ebm_pipeline.support.files import read_truth_values
 
 
 @dataclass(frozen=True)

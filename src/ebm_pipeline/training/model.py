@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ebm_pipeline.layers import Layer
+from ebm_pipeline.models.layers import Layer
 from ebm_pipeline.training.constraints import Constraint
 from ebm_pipeline.training.penalties import Penalty
 from ebm_pipeline.training.pretraining import Pretraining

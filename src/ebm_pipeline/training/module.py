@@ -8,8 +8,7 @@ share of the chains and its own generator, and a checkpoint holds those of all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,49 +18,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from ebm_pipeline.errors import DivergedError, UserError, check_memory, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
-from ebm_pipeline.inference import MeanField
-from ebm_pipeline.machine import BoltzmannMachine, States
-from ebm_pipeline.objectives import Objective
-from ebm_pipeline.samplers import visible_at_mean
+from ebm_pipeline.models.machine import BoltzmannMachine, States
+from ebm_pipeline.sampling import leaves, visible_at_mean, with_leaves
+from ebm_pipeline.support.errors import DivergedError, UserError, check_memory
 from ebm_pipeline.training import processes
 from ebm_pipeline.training.arrangement import Arrangement
-from ebm_pipeline.training.centring import centre
-from ebm_pipeline.training.constraints import Constraint, step_size
-from ebm_pipeline.training.penalties import Penalty, check_names
+from ebm_pipeline.training.centring import centred
+from ebm_pipeline.training.constraints import step_size
+from ebm_pipeline.training.objectives import Learning
 from ebm_pipeline.training.precision import precision_scaled
+from ebm_pipeline.training.recipe import Recipe, variance_names
 
-PRODUCT_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Encoder = Callable[[Tensor], Tensor]
 CHAIN_BYTES = 12  # of a unit of a chain: its state, the next one and what it is drawn from
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a machine is trained."""
-
-    objective: Objective
-    mean_field: MeanField
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
-    scheduler: Callable[[Optimizer], LRScheduler]
-    chains: int = 100  # of all processes together
-    products: str = "float32"  # type of the matrix products; parameters and sums stay float32
-    centring: float | None = None  # rate of the offsets' running means; None trains without centring
-    average_from: int | None = None  # how many updates stand before those whose parameters are averaged; None: no mean
-    variance_rate: float = 1.0  # learning rate of the logarithms of learned variances, times the optimizer's
-    seed: int = 0
-    penalties: Sequence[Penalty] = field(default_factory=tuple)
-    constraints: Sequence[Constraint] = field(default_factory=tuple)  # after each step or epoch, in this order
-    fixed: Sequence[str] = field(default_factory=tuple)  # names of parameters that training leaves alone
-
-    def __post_init__(self) -> None:
-        check_whole("training.chains", self.chains, 1)
-        if self.centring is not None:
-            check_number("training.centring, if not null,", self.centring, 0, 1, open_low=True)
-        check_number("training.variance_rate", self.variance_rate, 0, 1)
-        if self.products not in PRODUCT_TYPES:
-            raise UserError(f"training.products must be one of {', '.join(PRODUCT_TYPES)}; got {self.products!r}")
 
 
 class BoltzmannTraining(pl.LightningModule):
@@ -77,59 +47,51 @@ class BoltzmannTraining(pl.LightningModule):
         encode: Encoder | None = None,
     ) -> None:
         super().__init__()
+        recipe.check(machine)
         self.automatic_optimization = False
         self.recipe = recipe
         self.arrangement = arrangement
         self.encode = encode
         self.monitored = monitored
-        self.product_type = PRODUCT_TYPES[recipe.products]
-        check_names("model.fixed", recipe.fixed, machine)
-        for penalty in recipe.penalties:
-            penalty.check(machine)
-        for constraint in recipe.constraints:
-            check_names(f"the constraint {constraint.name}", constraint.parameters, machine)
-            for name in constraint.parameters:
-                constraint.check(name, machine.named_tensors()[name])
-        if self.product_type != torch.float32 and not all(layer.binary for layer in machine.layers):
-            raise UserError(f"products={recipe.products} needs a model of binary units only: set products=float32")
-
         self.template = machine
-        self.trained = self._trainable(machine)
+        self.trained = recipe.trained(machine)
+        self.variance_names = variance_names(machine)
+        self.generator = torch.Generator().manual_seed(processes.seed(recipe.seed))
         self.tensors = nn.ParameterDict(
             {
                 name: nn.Parameter(tensor.clone(), requires_grad=name in self.trained)
                 for name, tensor in machine.named_tensors().items()
             }
         )
-        self.variance_names = [
-            f"layers/{index}/{name}" for index, layer in enumerate(machine.layers) for name in layer.learned_variances
-        ]
-        for name in set(self.variance_names) & set(recipe.fixed):
-            raise UserError(
-                f"model.fixed names {name}, which this layer learns: take ebm_pipeline.layers.Gaussian for it"
-            )
-        self.generator = torch.Generator().manual_seed(processes.seed(recipe.seed))
         self.named = dict(self.tensors.items())  # looking up a ParameterDict costs more
-        self.sums: dict[str, float] = {}  # of the objective's figures since the last validation
+        self.averaged = None if recipe.average_from is None else AveragedModel(self.tensors)
+        self.sums: dict[str, float] = {}  # of the objective's numbers since the last validation
         self.summed = 0  # updates in the sums
         self.updates = 0  # of this epoch
-        self.averaged = None if recipe.average_from is None else AveragedModel(self.tensors)
-        self.offset_names: list[str] = []
-        if recipe.centring is not None:
-            expanded = arrangement.expand(machine)
-            start = recipe.mean_field(expanded, arrangement.clamp(expanded.depth, visible_mean[None])).means
-            self.offset_names = self._register("offset", [state[0].clone() for state in start])
-        self.chain_names: list[str] = []
-        if recipe.objective.persistent:
-            units = sum(layer.units for layer in arrangement.expand(machine).layers)
-            check_memory(
-                f"training.chains={recipe.chains} chains of {units} units", CHAIN_BYTES * recipe.chains * units
-            )
-            visible = visible_at_mean(machine, recipe.chains // processes.count(), visible_mean, self.generator)
-            expanded = arrangement.expand(machine)
-            states = [state.to(self.product_type) for state in arrangement.start(expanded, visible, self.generator)]
-            means = arrangement.clamp(expanded.depth, visible_mean)
-            self.chain_names = self._register("chain", recipe.objective.start(expanded, tuple(states), means))
+        self.offset_names = self._register("offset", self._first_offsets(visible_mean))
+        chains = self._first_chains(visible_mean)
+        self.chain_names = self._register("chain", tuple(leaves(chains)))
+        self._structure = with_leaves(chains, (tensor.new_empty(0) for tensor in leaves(chains)))
+
+    def _first_offsets(self, visible_mean: Tensor) -> States:
+        """Where the offsets of centring start: the means of all layers given the data's; none without centring."""
+        if self.recipe.centring is None:
+            return ()
+        machine = self.arrangement.expand(self.template)
+        means = self.recipe.mean_field(machine, self.arrangement.clamp(machine.depth, visible_mean[None])).means
+        return tuple(state[0].clone() for state in means)
+
+    def _first_chains(self, visible_mean: Tensor) -> Any:
+        """The state that the objective keeps, of chains whose visible units have the data's means; empty where it keeps none."""
+        recipe, machine = self.recipe, self.arrangement.expand(self.template)
+        if not recipe.objective.persistent:
+            return ()
+        units = sum(layer.units for layer in machine.layers)
+        check_memory(f"training.chains={recipe.chains} chains of {units} units", CHAIN_BYTES * recipe.chains * units)
+        visible = visible_at_mean(self.template, recipe.chains // processes.count(), visible_mean, self.generator)
+        states = self.arrangement.start(machine, visible, self.generator)
+        means = self.arrangement.clamp(machine.depth, visible_mean)
+        return recipe.objective.init(machine, tuple(state.to(recipe.product_type) for state in states), means)
 
     def _register(self, name: str, tensors: Sequence[Tensor]) -> list[str]:
         """Buffers name_0, name_1, ...: what a checkpoint holds beside the parameters."""
@@ -138,12 +100,6 @@ class BoltzmannTraining(pl.LightningModule):
             self.register_buffer(own, tensor)
         return names
 
-    def _trainable(self, machine: BoltzmannMachine) -> list[str]:
-        fixed = set(self.recipe.fixed)
-        for index, layer in enumerate(machine.layers):
-            fixed |= {f"layers/{index}/{name}" for name in layer.fixed}
-        return [name for name in machine.named_tensors() if name not in fixed]
-
     @property
     def machine(self) -> BoltzmannMachine:
         """The machine as it is now; its tensors are the parameters themselves, detached."""
@@ -151,22 +107,35 @@ class BoltzmannTraining(pl.LightningModule):
 
     @property
     def result(self) -> BoltzmannMachine:
-        """What training has made so far: the machine of the averaged parameters once there are any, else of the last ones.
+        """What training has made so far: the machine of the averaged parameters once there are any, else of the last ones."""
+        return self.result_in(self.state_dict())
 
-        Constraints hold for it too: weights that ended at 0 by a proximal step are 0.
+    def result_in(self, state: Mapping[str, Tensor]) -> BoltzmannMachine:
+        """As `result`, of the `state_dict` that a checkpoint holds.
+
+        Constraints hold for averaged parameters too: weights that ended at 0 by a proximal step are 0.
         """
-        if self.averaged is None or not self.averaged.n_averaged:
-            return self.machine
-        tensors = {name: value.detach().clone() for name, value in self.averaged.module.named_parameters()}
+        last = {name: state[f"tensors.{name}"].detach() for name in self.named}
+        if not int(state.get("averaged.n_averaged", torch.tensor(0))):
+            return self.template.with_tensors(last)
+        tensors = {name: state[f"averaged.module.{name}"].detach().clone() for name in self.named}
         for constraint in self.recipe.constraints:
             for name in constraint.parameters:
-                constraint.apply_to_mean(tensors[name], self.named[name].detach())
+                constraint.apply_to_mean(tensors[name], last[name])
         return self.template.with_tensors(tensors)
 
     @property
-    def chains(self) -> States | None:
-        """What the sampler keeps: one tensor (chains, units) per layer of the machine that is sampled, and more if it has."""
-        return tuple(getattr(self, name) for name in self.chain_names) or None
+    def chains(self) -> Any:
+        """The state that the objective keeps, made of the buffers; None where it keeps none."""
+        return (
+            with_leaves(self._structure, (getattr(self, name) for name in self.chain_names))
+            if self.chain_names
+            else None
+        )
+
+    def _keep(self, chains: Any) -> None:
+        for name, tensor in zip(self.chain_names, leaves(chains) if self.chain_names else (), strict=True):
+            setattr(self, name, tensor)
 
     # ---------------------------------------------------------------- training
 
@@ -181,6 +150,11 @@ class BoltzmannTraining(pl.LightningModule):
         self.monitored = self.monitored.to(self.device)
 
     @torch.no_grad()
+    def rehearse(self, images: Tensor) -> None:
+        """Learn from images (images, units) once; raises UserError where units, sampler and objective do not go together."""
+        self._learn(images)
+
+    @torch.no_grad()
     def training_step(self, block: Sequence[Tensor], block_index: int) -> None:
         """One update per batch (batch, units) of the block."""
         for batch in block:
@@ -191,35 +165,53 @@ class BoltzmannTraining(pl.LightningModule):
 
     def update(self, batch: Tensor) -> None:
         """One step of the optimizer, from images (batch, units): this process's share of a batch."""
+        machine, learning = self._learn(batch)
+        offsets = self._shared(learning)
+        with centred(learning.gradient, offsets):
+            if self.variance_names:
+                precision_scaled(learning.gradient, machine, offsets, self.recipe.variance_rate)
+        gradient = self.arrangement.collapse(learning.gradient)
+        self._check_gradient(gradient)
+        for penalty in self.recipe.penalties:
+            penalty.add(self.named, gradient, self.arrangement.own(learning.data))
+        self._step(gradient)
+        self._keep(learning.chains)
+        if self.averaged is not None and self.global_step > (self.recipe.average_from or 0):
+            self.averaged.update_parameters(self.tensors)
+
+    def _learn(self, batch: Tensor) -> tuple[BoltzmannMachine, Learning]:
+        """The machine that is sampled, and what it learns from a batch; the objective's numbers enter their sums."""
         if self.encode is not None:
             batch = self.encode(batch)
-        machine = self.arrangement.expand(self.machine)
-        if self.product_type != torch.float32:
-            machine = machine.with_products_in(self.product_type)
-        clamped = self.arrangement.clamp(machine.depth, batch.to(self.product_type))
+        machine, dtype = self.arrangement.expand(self.machine), self.recipe.product_type
+        if dtype != torch.float32:
+            machine = machine.with_products_in(dtype)
+        clamped = self.arrangement.clamp(machine.depth, batch.to(dtype))
         learning = self.recipe.objective(machine, clamped, self.chains, self.generator)
         self.summed += 1
         for name, value in learning.info.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        return machine, learning
+
+    def _shared(self, learning: Learning) -> list[Tensor]:
+        """Average the gradient over the processes, and move the offsets, which are returned, towards the data phase's means."""
         offsets: list[Tensor] = [getattr(self, name) for name in self.offset_names]
         means = [states.mean(0, dtype=offset.dtype) for states, offset in zip(learning.data, offsets, strict=False)]
         processes.average([*learning.gradient.values(), *means])
-        rate = self.recipe.variance_rate
-        scaled = (lambda gradient: precision_scaled(gradient, machine, offsets, rate)) if self.variance_names else None
-        if self.recipe.centring is not None:
-            for offset, mean in zip(offsets, means, strict=True):
-                offset.lerp_(mean, self.recipe.centring)
-            centre(learning.gradient, offsets, scaled)
-        elif scaled is not None:
-            scaled(learning.gradient)
-        gradient = self.arrangement.collapse(learning.gradient)
+        for offset, mean in zip(offsets, means, strict=True):
+            assert self.recipe.centring is not None
+            offset.lerp_(mean, self.recipe.centring)
+        return offsets
+
+    def _check_gradient(self, gradient: Mapping[str, Tensor]) -> None:
         if not math.isfinite(float(gradient["layers/1/bias"].sum())):
             raise DivergedError(
                 f"training diverged: the gradient is not finite at step {self.global_step} (epoch {self.current_epoch}); "
                 "lower optimizer.lr"
             )
-        for penalty in self.recipe.penalties:
-            penalty.add(self.named, gradient, self.arrangement.own(learning.data))
+
+    def _step(self, gradient: Mapping[str, Tensor]) -> None:
+        """The optimizer's step, and what holds parameters where they may be."""
         for name in self.trained:
             self.named[name].grad = gradient[name]
         optimizer = self.optimizers()
@@ -229,10 +221,6 @@ class BoltzmannTraining(pl.LightningModule):
         self.constrain(1, once_an_epoch=False)
         for name in self.variance_names:
             self.named[name].clamp_(min=self.named[f"{name}_floor"])
-        for name, chain in zip(self.chain_names, learning.chains or (), strict=True):
-            setattr(self, name, chain)
-        if self.averaged is not None and self.global_step > (self.recipe.average_from or 0):
-            self.averaged.update_parameters(self.tensors)
 
     def constrain(self, updates: int, once_an_epoch: bool) -> None:
         """Apply the constraints of this kind, after so many updates."""
@@ -251,10 +239,10 @@ class BoltzmannTraining(pl.LightningModule):
 
     # ---------------------------------------------------------------- validation
 
-    def figures(self) -> dict[str, float]:
-        """The monitored figures of what training has made so far."""
+    def metrics(self) -> dict[str, float]:
+        """The monitored numbers of what training has made so far."""
         if self.arrangement is Arrangement.PLAIN:
-            return monitor(self.result, self.monitored, self.recipe.mean_field, self.recipe.seed)
+            return monitor(self.result, self.monitored, self.recipe.mean_field)
         expanded = self.arrangement.expand(self.result)
         return monitor_clamped(expanded, self.arrangement.clamp(expanded.depth, self.monitored.validation))
 
@@ -264,7 +252,7 @@ class BoltzmannTraining(pl.LightningModule):
         sums = processes.gathered(self.sums)
         means = {name: sum(own[name] for own in sums) / len(sums) / self.summed for name in self.sums}
         self.sums, self.summed = {}, 0
-        self.log_dict(processes.decided(self.figures) | means, on_epoch=True, batch_size=1)
+        self.log_dict(processes.decided(self.metrics) | means, on_epoch=True, batch_size=1)
 
     def _check_finite(self) -> None:
         """Before an epoch is recorded and saved: the gradient's check sees what a step broke only in the next one."""

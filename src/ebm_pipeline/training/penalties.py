@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_number
-from ebm_pipeline.machine import BoltzmannMachine, States
+from ebm_pipeline.models.machine import BoltzmannMachine, States
+from ebm_pipeline.support.errors import UserError, check_number
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ebm_pipeline import plots
-from ebm_pipeline.errors import check_number, check_whole
-from ebm_pipeline.inference import up_and_down
-from ebm_pipeline.labels import image_layer
-from ebm_pipeline.layers import LearnedGaussian
-from ebm_pipeline.machine import BoltzmannMachine
-from ebm_pipeline.samplers import anneal, start_at_mean
-from ebm_pipeline.visible import VisibleUnits
+from ebm_pipeline.data.visible import VisibleUnits
+from ebm_pipeline.models.inference import up_and_down
+from ebm_pipeline.models.labels import image_layer
+from ebm_pipeline.models.layers import Layer, LearnedGaussian
+from ebm_pipeline.models.machine import BoltzmannMachine
+from ebm_pipeline.sampling import anneal, start_at_mean
+from ebm_pipeline.sampling.denoising import UP_AND_DOWN, can_denoise, restoration, restored
+from ebm_pipeline.support.errors import check_number, check_whole
 
 Shape = tuple[int, int]
 MOST_TILES = 400  # images of a picture, which may stand in one row
-UP_AND_DOWN = "up through all layers and down again by conditional modes"
+RESTORED = 500  # validation images that are restored for the metric
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Pictures:
     every_epochs: int
     digits: int
     flips: float
+    denoising_sweeps: int
     weight_tiles: int
     fantasy_sweeps: int
     fantasy_start_beta: float
@@ -38,16 +40,17 @@ class Pictures:
         check_whole("evaluation.every_epochs", self.every_epochs, 0)
         for name in ("digits", "weight_tiles"):
             check_whole(f"evaluation.{name}", getattr(self, name), 1, MOST_TILES)
+        check_whole("evaluation.denoising_sweeps", self.denoising_sweeps, 0)
         check_whole("evaluation.fantasy_sweeps", self.fantasy_sweeps, 1)
         check_number("evaluation.flips", self.flips, 0, 1)
         check_number("evaluation.fantasy_start_beta", self.fantasy_start_beta, 0, 1, open_low=True)
 
-    def descriptions(self, visible: VisibleUnits) -> dict[str, str]:
+    def descriptions(self, layer: Layer, visible: VisibleUnits) -> dict[str, str]:
         """How the images of each kind were made: what a grid of them must not hide."""
         given = "; the label is given" if visible.classes else ""
         return {
             "reconstructions": UP_AND_DOWN + given,
-            "denoised": f"{self.flips:.0%} of the pixels flipped; {UP_AND_DOWN}{given}",
+            "denoised": f"{self.flips:.0%} of the pixels flipped; {restoration(layer, self.flips, self.denoising_sweeps)}{given}",
             "fantasies": self._fantasy_description(),
         }
 
@@ -75,9 +78,17 @@ class Pictures:
             "data": clean,
             "reconstructions": up_and_down(machine, clean)[1],
             "noisy": noisy,
-            "denoised": up_and_down(machine, noisy)[1],
+            "denoised": restored(machine, noisy, self.flips, self.denoising_sweeps, seed)[1],
             "fantasies": self.fantasies(machine, data_mean, seed),
         }
+
+    def restored_wrong(self, machine: BoltzmannMachine, clean: Tensor, noisy: Tensor, seed: int) -> dict[str, float]:
+        """Share of the pixels that sampling leaves wrong in noisy images (samples, units); empty where nothing is sampled."""
+        if not (self.denoising_sweeps and can_denoise(machine.layers[0])):
+            return {}
+        clean, noisy = clean[:RESTORED], noisy[:RESTORED]
+        _, guesses = restored(machine, noisy, self.flips, self.denoising_sweeps, seed)
+        return {"validation/restored_wrong_pixels": float((guesses != clean).double().mean())}
 
     def figures(
         self, machine: BoltzmannMachine, arrays: dict[str, Tensor], shape: Shape, name: str
@@ -85,7 +96,7 @@ class Pictures:
         """A figure per picture, by the key of its image series; of labels nothing is shown."""
         visible = VisibleUnits.of(shape, machine.layers[0].units)
         images = {key: visible.images(tensor).cpu().numpy() for key, tensor in arrays.items()}
-        made = self.descriptions(visible)
+        made = self.descriptions(machine.layers[0], visible)
         figures = {
             "reconstructions": plots.comparison(
                 {"Data": images["data"], name: images["reconstructions"]},

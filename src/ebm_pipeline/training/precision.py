@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ebm_pipeline.machine import BoltzmannMachine
+from ebm_pipeline.models.machine import BoltzmannMachine
 
 
 def precision_scaled(

@@ -3,6 +3,9 @@
 The first RBM is trained with doubled bottom-up input, the last with doubled top-down input (see `arrangement`), those
 between as plain RBMs whose weights are halved on composition. Each trains on the hidden means of the one below. A layer
 that two RBMs share takes the mean of its two biases. Optimizer and schedule start anew for each.
+
+Or the machine grows: its first RBM alone is trained, as it is, and the layers above keep their small random weights, so that the
+joint training begins with a machine that has (nearly) the likelihood of that RBM.
 """
 
 from __future__ import annotations
@@ -13,20 +16,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError, check_number, check_whole
 from ebm_pipeline.evaluation.metrics import MonitoredImages
-from ebm_pipeline.machine import BoltzmannMachine, assemble
+from ebm_pipeline.models.machine import BoltzmannMachine, assemble
+from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.training.arrangement import Arrangement
-from ebm_pipeline.training.module import BoltzmannTraining, Encoder, Recipe
+from ebm_pipeline.training.module import BoltzmannTraining, Encoder
 from ebm_pipeline.training.penalties import Penalty
+from ebm_pipeline.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """`epochs` per RBM at the recipe's learning rate; joint training then runs at `joint_learning_rate` times that."""
+    """`epochs` per RBM at the recipe's learning rate; joint training then runs at `joint_learning_rate` times that.
+
+    grow: the first RBM alone, as it is.
+    """
 
     epochs: int
     joint_learning_rate: float = 1.0
+    grow: bool = False
 
     def __post_init__(self) -> None:
         check_whole("model.pretraining.epochs", self.epochs, 1)
@@ -133,3 +141,17 @@ def compose(machine: BoltzmannMachine, rbms: Sequence[BoltzmannMachine]) -> Bolt
             values = [layer.named_tensors()[name] for layer in own]
             tensors[f"layers/{index}/{name}"] = torch.stack(values).mean(0)
     return machine.with_tensors(tensors)
+
+
+def grow(
+    machine: BoltzmannMachine,
+    recipe: Recipe,
+    visible_mean: Tensor,
+    monitored: MonitoredImages,
+    fit: Callable[[BoltzmannTraining, int], BoltzmannMachine],
+) -> BoltzmannMachine:
+    """The machine whose two lowest layers are those of an RBM that `fit` has trained (see `pretrain`); the others stay."""
+    check_depth(machine)
+    rbm = assemble(machine.layers[:2], machine.weights[:1])
+    trained = fit(BoltzmannTraining(rbm, recipe_for(recipe, 0), visible_mean, monitored), 0)
+    return machine.with_tensors(trained.folded().named_tensors())

@@ -29,8 +29,8 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
-from ebm_pipeline.errors import UserError
-from ebm_pipeline.interruption import SIGNALS
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.support.interruption import SIGNALS
 
 T = TypeVar("T")
 CONTEXT = multiprocessing.get_context("forkserver")  # the packages are imported once for all, and no CUDA is forked

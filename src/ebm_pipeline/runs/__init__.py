@@ -1,0 +1,1 @@
+"""One file for each command, and what they share: configuration, plan, phases, report."""

@@ -1,0 +1,166 @@
+"""report.html: all of a run on one page that stands alone, its pictures inside it, for the screen and for paper."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from ebm_pipeline.evaluation.card import LikelihoodCard
+from ebm_pipeline.evaluation.verdict import Verdict
+from ebm_pipeline.support.files import write_text
+from ebm_pipeline.support.names import label
+
+REPORT_FILE = "report.html"
+PIXELS_PER_INCH = 150 / 96  # pixels of a picture to one of the page, so that all have letters of one size
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What the page shows. `metrics` are those measured last, by name; `drawn` says how samples were drawn, "" for none.
+
+    Pictures are PNG files; those of `diagnostics` rest on samples, those of `training` were made while the machine learned.
+    """
+
+    title: str
+    subtitle: str
+    verdict: Verdict
+    card: LikelihoodCard | None
+    metrics: Mapping[str, float]
+    drawn: str
+    diagnostics: Sequence[Path]
+    samples: Sequence[Path]
+    training: Sequence[Path]
+    config: str
+
+    def html(self) -> str:
+        """The page; every text in it is escaped."""
+        sections = (
+            ("Likelihood", [path for path in self.diagnostics if path.stem == "log_partition"]),
+            ("Diagnostics", [path for path in self.diagnostics if path.stem != "log_partition"]),
+            ("Samples and weights", self.samples),
+            ("Training", self.training),
+        )
+        return ENVIRONMENT.from_string(PAGE).render(
+            report=self,
+            colour=COLOURS.get(self.verdict.name, "#8a5a00"),
+            gained={part: interval.low - self.card.independent[part] for part, interval in self.card.intervals.items()}
+            if self.card
+            else {},
+            card_lines=str(self.card).splitlines()[len(self.card.images) :] if self.card else [],
+            pictures={heading: [_picture(path) for path in paths] for heading, paths in sections},
+        )
+
+    def write(self, folder: Path) -> Path:
+        """Write report.html; returns its path."""
+        path = folder / REPORT_FILE
+        write_text(path, self.html())
+        return path
+
+
+def _picture(path: Path) -> dict[str, str | int]:
+    """A PNG as what an img element needs; its width stands in its header."""
+    data = path.read_bytes()
+    (width,) = struct.unpack(">I", data[16:20])
+    return {
+        "source": f"data:image/png;base64,{base64.b64encode(data).decode()}",
+        "width": round(width / PIXELS_PER_INCH),
+        "name": path.stem.removesuffix("_final").replace("_", " "),
+    }
+
+
+ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+ENVIRONMENT.filters["words"] = lambda name: name.replace("_", " ")
+ENVIRONMENT.filters["label"] = label
+COLOURS = {"trustworthy": "#00694c", "diverged": "#a32020", "not evaluated": "#555555"}
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ report.title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1c1c1c; max-width: 60rem; margin: 2.5rem auto;
+  padding: 0 1.25rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0; }
+h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid #cfd5dc; padding-bottom: .2rem; }
+p { margin: .4rem 0; max-width: 48rem; overflow-wrap: anywhere; }
+.quiet { color: #555; }
+.verdict { border-left: .35rem solid {{ colour }}; padding: .3rem 0 .3rem .9rem; margin: 1.4rem 0; }
+.verdict strong { color: {{ colour }}; font-size: 1.15rem; }
+table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .18rem 1.4rem .18rem 0; text-align: right; border-bottom: 1px solid #e6e9ed; }
+th { font-weight: 600; border-bottom-color: #8b949e; }
+th:first-child, td:first-child { text-align: left; }
+.metrics { columns: 2 24rem; column-gap: 2.5rem; }
+.metrics table { width: 100%; margin: 0; }
+.metrics td { font-size: .87rem; break-inside: avoid; }
+figure { margin: 1rem 0; break-inside: avoid; }
+img { max-width: 100%; height: auto; }
+pre { font: 12px/1.45 ui-monospace, Consolas, Menlo, monospace; background: #f5f6f8; padding: .8rem 1rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+@media print { body { margin: 0; font-size: 10pt; max-width: none; } h2 { break-after: avoid; } }
+@page { margin: 18mm; }
+</style>
+</head>
+<body>
+<h1>{{ report.title }}</h1>
+<p class="quiet">{{ report.subtitle }}</p>
+<div class="verdict">
+<p><strong>{{ report.verdict.name }}</strong></p>
+<p>{{ report.verdict.reason }}</p>
+{% if report.verdict.beside %}
+<p class="quiet">{{ report.verdict.beside }}</p>
+{% endif %}
+</div>
+{% macro show(heading) %}
+{% for picture in pictures[heading] %}
+<figure><img src="{{ picture.source }}" width="{{ picture.width }}" alt="{{ picture.name }}"></figure>
+{% endfor %}
+{% endmacro %}
+<h2>Likelihood</h2>
+{% if report.card %}
+<table>
+<tr><th>{{ report.card.quantity | words }}, nats per image</th><th>interval</th><th>independent pixels</th><th>gain</th>
+<th>images</th></tr>
+{% for part, count in report.card.images.items() %}
+<tr><td>{{ part }}</td><td>{{ report.card.intervals[part] if report.card.determined else "not determined" }}</td>
+<td>{{ "%.2f" | format(report.card.independent[part]) }}</td>
+<td>{{ "%.2f" | format(gained[part]) if part in gained else "-" }}</td><td>{{ count }}</td></tr>
+{% endfor %}
+</table>
+<p class="quiet">Binarisation of the data: {{ report.card.binarisation }}. Method: {{ report.card.method }}.
+{{ "%.0f" | format(report.card.seconds) }} s. The gain is that of the lower end of the interval.</p>
+{% for line in card_lines %}
+<p>{{ line }}</p>
+{% endfor %}
+{{ show("Likelihood") }}
+{% else %}
+<p>Not measured: run ebm-evaluate, or train with evaluation=full.</p>
+{% endif %}
+<h2>Diagnostics</h2>
+{% if report.drawn %}
+<p>Samples: {{ report.drawn }}.</p>
+{% else %}
+<p>No samples were drawn for diagnostics: run ebm-evaluate, or train with evaluation=full.</p>
+{% endif %}
+{{ show("Diagnostics") }}
+<h2>Metrics</h2>
+<div class="metrics"><table>
+{% for name, value in report.metrics.items() %}
+<tr><td title="{{ name }}">{{ name | label }}</td><td>{{ "%.5g" | format(value) }}</td></tr>
+{% endfor %}
+</table></div>
+{% for heading in ("Samples and weights", "Training") %}
+<h2>{{ heading }}</h2>
+{{ show(heading) }}
+{% endfor %}
+<h2>Configuration</h2>
+<pre>{{ report.config }}</pre>
+</body>
+</html>
+"""
