@@ -36,6 +36,7 @@ INSIDE = {
         ("numerics", "layers"),
         ("machine",),
         ("initialization", "inference", "labels"),
+        ("growth",),
         ("storage", "foreign"),
     ],
     "tracking": [
@@ -61,7 +62,7 @@ INSIDE = {
         ("configuration", "options", "serving", "swept"),
         ("description",),
         ("reference",),
-        ("assess", "compare", "resume", "data", "serve", "sync", "ui"),
+        ("assess", "compare", "resume", "data", "serve", "start", "sync", "ui"),
         ("present",),
         ("referee", "plan", "sample"),
         ("parameters",),

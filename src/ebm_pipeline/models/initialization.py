@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -62,6 +63,26 @@ def principal_components(lower: int, upper: int, generator: torch.Generator, ima
     deviations = variances.clamp(min=0).sqrt()
     scaled = math.sqrt(2 * lower / (lower + upper)) * deviations / deviations.norm() * directions
     return torch.where(deviations > NO_VARIANCE * deviations[0], scaled.to(weights), weights)
+
+
+@dataclass(frozen=True)
+class FromRun:
+    """Begin as the model of a run (`models.growth`); what is new has weights from Normal(0, std^2).
+
+    run: a run's folder or id, or a model.h5.
+    """
+
+    run: str | None
+    std: float
+
+    def __post_init__(self) -> None:
+        check_number("initialization.std", self.std, 0.0)
+
+    def __call__(
+        self, lower: int, upper: int, generator: torch.Generator, images: Tensor | None = None
+    ) -> Tensor:
+        """Weights (lower, upper) of what is new."""
+        return normal(lower, upper, generator, std=self.std)
 
 
 def initialize(

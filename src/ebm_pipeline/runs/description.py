@@ -11,7 +11,9 @@ from ebm_pipeline.evaluation.card import LikelihoodCard
 from ebm_pipeline.evaluation.verdict import Verdict
 from ebm_pipeline.runs import swept
 from ebm_pipeline.support.names import better_is_lower, label
-from ebm_pipeline.tracking.records import RunRecord
+from ebm_pipeline.tracking import records
+from ebm_pipeline.tracking.records import ORIGIN, RunRecord
+from ebm_pipeline.tracking.store import RUN_ID
 
 MOST_CHARACTERS = 7000  # of a table, in a note: MLflow takes 8,000 for all of it
 LEFT_OUT = ("resume=", "hydra.mode=")  # of a command
@@ -33,6 +35,10 @@ def of_run(folder: Path, verdict: Verdict | None = None, card: LikelihoodCard | 
             said.append(
                 f"{quantity}, {part}: **{value}** ({card.binarisation}; independent units {card.independent[part]:.2f})"
             )
+    origin = records.read_run_file(folder).get(ORIGIN)
+    if origin is not None:
+        known = RUN_ID.fullmatch(origin)
+        said.append(f"Begins as {f'the run [{origin}](#/runs/{origin})' if known else f'`{origin}`'}")
     return "\n\n".join([*said, f"Again: `{command(folder)}`", f"Files: `{folder}`"])
 
 

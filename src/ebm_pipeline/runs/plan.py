@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ebm_pipeline.data import DataSet
 from ebm_pipeline.data.information import repeats
 from ebm_pipeline.evaluation.metrics import MonitoredImages
 from ebm_pipeline.models.inference import MeanField
-from ebm_pipeline.models.initialization import initialize
+from ebm_pipeline.models.initialization import FromRun, initialize
 from ebm_pipeline.models.labels import fits
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.runs.assess import Settings, check_states, noisy_images
@@ -33,6 +33,7 @@ from ebm_pipeline.runs.configuration import (
     set_up_torch,
     tracking_uri,
 )
+from ebm_pipeline.runs.start import Start, find_start
 from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.support.glossary import LIKELIHOOD, SAMPLES
 from ebm_pipeline.support.names import current, names_of
@@ -93,6 +94,8 @@ class Plan:
     monitored: MonitoredImages
     processes: int
     resolved: dict[str, Any]
+    start: Start | None = None  # what the machine begins as
+    said: tuple[str, ...] = ()  # of that
 
 
 def prepare(config: DictConfig, folder: Path) -> Plan:
@@ -122,11 +125,20 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     settings.check_images(data, assessed_part(config, data))
     if model.pretraining is not None:
         check_depth(initial)
+    start, said = None, ()
+    if isinstance(weights, FromRun):
+        start = find_start(tracking_uri(config), weights.run, folder)
+        start.check(initial, data)
+        initial = start.begun(initial, examples, recipe.mean_field)
+        said = (f"{model.name}: {start.said(initial, examples, data, model.pretraining is not None)}",)
+        model = replace(model, pretraining=None)  # what is taken is trained, and what is new begins without effect
     BoltzmannTraining(initial, recipe, data_mean, monitored).rehearse(examples[:1])
     check_trainer(config.trainer)
     make_trainer(config, config.training.epochs, [], folder)
     count = process_count(config, data)
-    return Plan(data, model, pictures, settings, recipe, data_mean, initial, monitored, count, plain(config))
+    return Plan(
+        data, model, pictures, settings, recipe, data_mean, initial, monitored, count, plain(config), start, said
+    )
 
 
 def build_recipe(
@@ -259,7 +271,7 @@ def remarks(plan: Plan) -> list[str]:
             f"warning: {images} training images for {parameters} parameters: the model can learn them by heart; give more "
             "images or fewer hidden_units"
         )
-    return said
+    return [*said, *plan.said]
 
 
 def check_tracking(tracking_config: DictConfig) -> None:

@@ -35,6 +35,7 @@ from ebm_pipeline.runs.parameters import parameters_of
 from ebm_pipeline.runs.phases import Phases, Training
 from ebm_pipeline.runs.plan import TRAIN_KEYS, Plan, assessed_part, prepare, remarks
 from ebm_pipeline.runs.present import record_assessment, write_report
+from ebm_pipeline.runs.start import keep_start
 from ebm_pipeline.runs.trust import trusted_modules
 from ebm_pipeline.support.errors import DivergedError, UserError
 from ebm_pipeline.support.files import remove_partial, whole_file, write_text
@@ -131,14 +132,16 @@ def begin_run(
 ) -> Tracker:
     """A new run in the store, whose configuration is `text`; `facts`: of one that is in the store no more."""
     write_text(folder / "config.yaml", text)
+    begins_as = keep_start(plan.start, folder)
     uri, experiment_id = open_experiment(config)
     tags = {
+        **{f"ebm.{name}": value for name, value in begins_as.items()},
         **code_version(Path(__file__).parent),
         **hardware(),
         **plan.resolved["tracking"]["tags"],
     }
     parent = os.environ.get(PARENT_VARIABLE)
-    known = resume.facts(plan.data.digest, versions(Path(__file__).parent)) | dict(facts or {})
+    known = resume.facts(plan.data.digest, versions(Path(__file__).parent)) | begins_as | dict(facts or {})
     return Tracker.begin(folder, uri, experiment_id, config.tracking.run_name, tags, digest, parent, known)
 
 

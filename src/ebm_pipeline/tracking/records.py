@@ -27,6 +27,7 @@ from ebm_pipeline.tracking.whose import permitted
 PARENT_VARIABLE = "EBM_PARENT_RUN"  # how the jobs of a sweep learn of their parent run
 RUN_FILE = "run.json"
 DATA = "data"  # in it: the digest of the data
+ORIGIN = "started_from"  # in it, and as the tag ebm.started_from: the run, by its id, whose model a run began as, or the file
 MODEL_FILE = "model.h5"
 LAST_FILE = "model_last.h5"  # the weights of the last update, where MODEL_FILE has their mean over the last ones
 OUTPUT_TAG = "ebm.output_dir"

@@ -4,8 +4,8 @@ The first RBM is trained with doubled bottom-up input, the last with doubled top
 between as plain RBMs whose weights are halved on composition. Each trains on the hidden means of the one below. A layer
 that two RBMs share takes the mean of its two biases. Optimizer and schedule start anew for each.
 
-Or the machine grows: its first RBM alone is trained, as it is, and the layers above keep their small random weights, so that the
-joint training begins with a machine that has (nearly) the likelihood of that RBM.
+Or the machine grows: its first RBM alone is trained, as it is, and the machine begins as that RBM (`models.growth`): the layers above
+keep their small random weights, and biases make up for them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ebm_pipeline.evaluation.metrics import MonitoredImages
+from ebm_pipeline.models.growth import begun_as, posterior_means
 from ebm_pipeline.models.machine import BoltzmannMachine, assemble
 from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.training.arrangement import Arrangement
@@ -150,8 +151,8 @@ def grow(
     monitored: MonitoredImages,
     fit: Callable[[BoltzmannTraining, int], BoltzmannMachine],
 ) -> BoltzmannMachine:
-    """The machine whose two lowest layers are those of an RBM that `fit` has trained (see `pretrain`); the others stay."""
+    """The machine that begins as an RBM that `fit` has trained (see `pretrain`)."""
     check_depth(machine)
     rbm = assemble(machine.layers[:2], machine.weights[:1])
-    trained = fit(BoltzmannTraining(rbm, recipe_for(recipe, 0), visible_mean, monitored), 0)
-    return machine.with_tensors(trained.folded().named_tensors())
+    trained = fit(BoltzmannTraining(rbm, recipe_for(recipe, 0), visible_mean, monitored), 0).folded()
+    return begun_as(trained, machine, posterior_means(trained, monitored.training, recipe.mean_field))

@@ -1,0 +1,125 @@
+"""`initialization=run`: a run that begins as the model of another one.
+
+What it begins as is copied into its folder, so that it can be gone on with when the other run is gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ebm_pipeline.data import DataSet
+from ebm_pipeline.evaluation.likelihood import unnormalized_each
+from ebm_pipeline.models.growth import begun_as, described, misfit, new_units, posterior_means
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.machine import BoltzmannMachine
+from ebm_pipeline.models.storage import SavedModel, load_model, save_model
+from ebm_pipeline.runs.reference import model_file
+from ebm_pipeline.runs.serving.folder import MLMODEL, is_mlflow_model
+from ebm_pipeline.runs.trust import plain_yaml
+from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.tracking import records
+from ebm_pipeline.tracking.records import ORIGIN
+from ebm_pipeline.tracking.store import RUN_ID
+
+FILE = "started_from.h5"  # in a run's folder: the model that it began as
+MOST_IMAGES = 1000  # that the means of layers are taken of
+EXACT = MeanField(tolerance=1e-7, max_steps=200)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The model that a run begins as; origin: the id of its run where that is known, else the file by its digest."""
+
+    saved: SavedModel
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """For a sentence."""
+        return f"the run {self.origin}" if RUN_ID.fullmatch(self.origin) else self.origin
+
+    def check(self, fresh: BoltzmannMachine, data: DataSet) -> None:
+        """Raise UserError, with both sides, where a model cannot begin as this one."""
+        given, shape = self.saved.machine, self.saved.image_shape
+        reason = misfit(given, fresh)
+        if reason is None and shape != data.image_shape:
+            there, here = (" x ".join(map(str, size)) for size in (shape, data.image_shape))
+            reason = f"images of {there} pixels there, of {here} here: give data of that shape"
+        if reason is not None:
+            there, here = (" - ".join(map(described, machine.layers)) for machine in (given, fresh))
+            raise UserError(f"initialization=run: {self.name} has the layers {there}, the model {here}; {reason}")
+
+    def begun(self, fresh: BoltzmannMachine, images: Tensor, mean_field: MeanField) -> BoltzmannMachine:
+        """The machine that begins as this one, `fresh` being what a new one would be; of images (count, units)."""
+        given = self.saved.machine
+        return begun_as(given, fresh, posterior_means(given, images[:MOST_IMAGES], mean_field))
+
+    def said(self, initial: BoltzmannMachine, images: Tensor, data: DataSet, skipped: bool) -> str:
+        """What was taken, what is new, and how far log p(v) is from what it was; skipped: a pretraining."""
+        taken = " - ".join(map(described, self.saved.machine.layers))
+        new = [
+            f"{count} units of layer {index}" if index < self.saved.machine.depth else f"layer {index} of {count} units"
+            for index, count in new_units(self.saved.machine, initial).items()
+        ]
+        lines = [f"begins as {self.name}: {taken}"]
+        if new:
+            changed = change(initial, self.saved.machine, images[:MOST_IMAGES])
+            lines.append(f"new: {', '.join(new)}; log p of the images changes by {changed:.1g} nats (RMS, beside a constant)")
+        else:
+            lines.append("nothing is new: the distribution is the same")
+        if skipped:
+            lines.append("its pretraining is left out")
+        before = self.saved.transform
+        if before is not None and before.name != data.transform.name:
+            lines.append(f"warning: it was trained on data/transform={before.name}, these are {data.transform.name}")
+        return "; ".join(lines)
+
+
+def find_start(uri: str, reference: str | None, folder: Path) -> Start:
+    """What the run in `folder` begins as: its copy where the run has begun, else what `reference` names in the user's store.
+
+    Raises UserError where there is no such model.
+    """
+    known = records.read_run_file(folder)
+    if ORIGIN in known and (folder / FILE).is_file():
+        return Start(load_model(folder / FILE), known[ORIGIN])
+    if reference is None:
+        raise UserError(
+            "initialization=run begins as a model that is there: give initialization.run=FOLDER of a run, its id, or a model.h5"
+        )
+    try:
+        path = model_file(uri, reference)
+        return Start(load_model(path), _origin(path))
+    except UserError as error:
+        raise UserError(f"initialization.run={reference}: {error}") from error
+
+
+def _origin(path: Path) -> str:
+    """The id of the run whose model.h5 this is, by the files beside it; else the file's name and digest."""
+    run_id = records.read_run_file(path.parent).get("run_id", "")
+    if is_mlflow_model(path.parents[1]):
+        run_id = str(plain_yaml((path.parents[1] / MLMODEL).read_text(encoding="utf-8")).get("run_id"))
+    if RUN_ID.fullmatch(run_id):
+        return run_id
+    return f"{path.name} ({hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+
+
+def keep_start(start: Start | None, folder: Path) -> dict[str, str]:
+    """Copy into a run's folder what it begins as; what its run.json says of that."""
+    if start is None:
+        return {}
+    save_model(folder / FILE, start.saved)
+    return {ORIGIN: start.origin}
+
+
+def change(initial: BoltzmannMachine, given: BoltzmannMachine, images: Tensor) -> float:
+    """Deviation over images (count, units) of log p by `initial` from that by `given`, without log Z, its mean left out."""
+    one, other = (
+        unnormalized_each(machine.map(Tensor.double), images.double(), EXACT) for machine in (initial, given)
+    )
+    return float(torch.std(one - other, correction=0))
