@@ -29,7 +29,8 @@ from ebm_pipeline.support.errors import UserError
 
 CRITERIA = Criteria(
     most_r_hat=1.05, most_deviation=0.25, most_loss=0.02, least_gain=0.01, most_overfitting=0.25, most_covariance_deviation=0.5,
-    most_chain_r_hat=1.2, most_idle=0.9, least_spread=0.02,
+    most_chain_r_hat=1.2, most_idle=0.9, least_spread=0.02, least_use=0.01,
+    least_participation=2,
 )  # fmt: skip
 PIXELS = 100
 
@@ -66,7 +67,7 @@ def diagnosis(r_hat: float = 1.0, short: float = 0.05, long: float = 0.06, **cha
 
 def hidden(index: int = 1, **changes: float) -> HiddenLayer:
     """A layer that works."""
-    layer = HiddenLayer(index, 20, dead=0.2, saturated=0.1, spread=0.2, participation=8.0, images=12.0)
+    layer = HiddenLayer(index, 20, dead=0.2, saturated=0.1, spread=0.2, participation=8.0, images=12.0, use=40.0)
     return replace(layer, **changes)  # type: ignore[arg-type]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -23,7 +23,7 @@ from ebm_pipeline.evaluation.inside import (
     HiddenLayer,
     heat_capacity,
     hidden_layers,
-    hidden_units,
+    layer_metrics,
     weight_participation,
 )
 from ebm_pipeline.evaluation.likelihood import independent_units, unnormalized_each
@@ -188,7 +188,7 @@ class Diagnostics:
             return Checkpoint(sweeps, energy, energy_distance(visible, seen.first), mean_deviation(visible, seen.start))
 
         return Diagnosis(
-            metrics=_metrics(seen) | _of_layers(layers, next(iter(seen.sets))),
+            metrics=_metrics(seen) | layer_metrics(layers, next(iter(seen.sets))),
             drawn=self._drawn(seen),
             sweeps=self.sweeps,
             points=dict(zip(shown, _plane(seen.first, shown), strict=True)),
@@ -304,14 +304,6 @@ def _references(seen: Compared) -> dict[str, float]:
         f"{part}/independent_energy_distance": independent.energy_distance,
         f"{part}/independent_energy_distance_error": independent.energy_distance_error,
     }
-
-
-def _of_layers(layers: Sequence[HiddenLayer], part: str) -> dict[str, float]:
-    """Numbers of all hidden layers together and of each, on images of the part."""
-    metrics = hidden_units(layers)
-    for layer in layers:
-        metrics |= layer.metrics()
-    return {f"{part}/{name}": value for name, value in metrics.items()}
 
 
 def _some(images: Tensor, count: int, generator: torch.Generator) -> Tensor:

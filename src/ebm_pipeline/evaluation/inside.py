@@ -1,14 +1,14 @@
-"""What a look inside a machine shows: hidden units that do nothing, the spectrum of the weights."""
+"""What a look inside a machine shows: hidden units and layers that do nothing, the spectrum of the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.inference import MeanField, Posterior, bound
 from ebm_pipeline.models.layers import Layer
 from ebm_pipeline.models.machine import BoltzmannMachine
 
@@ -22,7 +22,7 @@ class HiddenLayer:
     dead, saturated: shares of the units whose mean varies by less than 0.01 over the images, below or above the middle of what it
     can be; spread: root mean square deviation of the means over the images, 0.5 where binary units are half of the time on for
     sure (other units: in their range, real ones in their standard deviations); participation: how many directions share the
-    variance of the means, (sum s^2)^2 / sum s^4 of their covariance's eigenvalues s^2.
+    variance of the means, (sum s^2)^2 / sum s^4 of their covariance's eigenvalues s^2; use: see `use_of`.
     """
 
     index: int
@@ -32,6 +32,7 @@ class HiddenLayer:
     spread: float
     participation: float
     images: float
+    use: float
 
     @property
     def idle(self) -> float:
@@ -40,20 +41,52 @@ class HiddenLayer:
 
     def metrics(self) -> dict[str, float]:
         """By name, as hidden_1_dead."""
-        names = ("dead", "saturated", "spread", "participation")
+        names = ("dead", "saturated", "spread", "participation", "use")
         return {f"hidden_{self.index}_{name}": getattr(self, name) for name in names}
 
 
 def hidden_layers(machine: BoltzmannMachine, images: Tensor, mean_field: MeanField) -> list[HiddenLayer]:
     """Each hidden layer, on images (count, units)."""
+    machine = machine.folded()
     posterior = mean_field(machine, (images, *(None,) * (machine.depth - 1)))
     return [
-        _hidden_layer(index, layer, means.double(), participation(images))
+        _hidden_layer(
+            index, layer, means.double(), participation(images), use_of(machine, index, posterior, mean_field)
+        )
         for index, (layer, means) in enumerate(zip(machine.layers[1:], posterior.means[1:], strict=True), start=1)
     ]
 
 
-def _hidden_layer(index: int, layer: Layer, means: Tensor, images: float) -> HiddenLayer:
+def use_of(machine: BoltzmannMachine, index: int, posterior: Posterior, mean_field: MeanField) -> float:
+    """How much the mean bound of the images of a posterior falls when layer `index` has one mean for all of them, in nats.
+
+    It is the most that the bound falls by, log Z and all, when the layer and those above it are taken away and the layer below
+    gets what the mean sent it in its bias: with the variational bound log Z >= log Z(without) + c, c as below (Gibbs &
+    Bogoliubov). For a machine without offsets.
+    """
+    layer, weights = machine.layers[index], machine.weights[index - 1]
+    images = posterior.means[0]
+    field = layer.bias_for_mean(posterior.means[index].mean(0)) - layer.bias
+    mean = layer.mean(field)
+    below = machine.layers[index - 1].with_tensors(bias=machine.layers[index - 1].bias + weights @ mean)
+    if index == 1:
+        alone = -below.energy(images)
+    else:
+        lower = replace(machine, layers=(*machine.layers[: index - 1], below), weights=machine.weights[: index - 1])
+        alone = _bounds(lower, images, mean_field)
+    constant = layer.log_partition(field) - field @ mean
+    if index < machine.depth - 1:
+        upper = replace(machine, layers=machine.layers[index:], weights=machine.weights[index:])
+        constant = constant + layer.energy(mean) + _bounds(upper, mean[None], mean_field)
+    return float((bound(machine, posterior) - alone - constant).double().mean())
+
+
+def _bounds(machine: BoltzmannMachine, visible: Tensor, mean_field: MeanField) -> Tensor:
+    """Without log Z: (count, units) -> (count,)."""
+    return bound(machine, mean_field(machine, (visible, *(None,) * (machine.depth - 1))))
+
+
+def _hidden_layer(index: int, layer: Layer, means: Tensor, images: float, use: float) -> HiddenLayer:
     """Of the means (count, units) of one layer."""
     middle, scale = _range(layer)
     deviations = (means - middle) / scale
@@ -68,6 +101,7 @@ def _hidden_layer(index: int, layer: Layer, means: Tensor, images: float) -> Hid
         spread=float(spread.square().mean().sqrt()),
         participation=participation(means),
         images=images,
+        use=use,
     )
 
 
@@ -97,6 +131,14 @@ def hidden_units(layers: Sequence[HiddenLayer]) -> dict[str, float]:
         f"hidden_{name}": sum(getattr(layer, name) * layer.units for layer in layers) / units
         for name in ("dead", "saturated")
     }
+
+
+def layer_metrics(layers: Sequence[HiddenLayer], part: str) -> dict[str, float]:
+    """Numbers of all hidden layers together and of each, on images of the part."""
+    metrics = hidden_units(layers)
+    for layer in layers:
+        metrics |= layer.metrics()
+    return {f"{part}/{name}": value for name, value in metrics.items()}
 
 
 def singular_values(machine: BoltzmannMachine) -> dict[str, float]:

@@ -21,6 +21,9 @@ Samples decide where they are in equilibrium: independent draws of an enumerated
 mixes. Chains that stay where they started have the modes' weights from their starts: they decide nothing, which is said, and the
 means by the weights of forward AIS are judged in their place.
 
+Beside the name stands, whatever it is, which layer above the first is unused (the bound of the images would fall by next to nothing
+without it) or collapsed (all of its units say the same).
+
 Without card and diagnosis only what needs no samples is looked at, and "not evaluated" says what is missing. A verdict rests on
 the sweeps and temperatures that were made: modes that no chain has found stay unseen.
 """
@@ -28,12 +31,13 @@ the sweeps and temperatures that were made: modes that no chain has found stay u
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from ebm_pipeline.evaluation.card import ERRORS, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnosis
 from ebm_pipeline.evaluation.equilibrium import above, shown_r_hat
+from ebm_pipeline.evaluation.depth import of_deep_layers, without_use
 from ebm_pipeline.evaluation.gains import Gap, card_gap, held_out_part, most_gain, training_part
 from ebm_pipeline.evaluation.inside import HiddenLayer
 from ebm_pipeline.support.errors import check_number
@@ -51,7 +55,6 @@ TRUSTWORTHY = "trustworthy"
 NOT_EVALUATED = "not evaluated"
 ROUNDING = 1e-3  # nats, and share, by which float32 may lift a likelihood over its bound
 SURE = 3.0  # errors by chance beyond which two samples differ
-ONE_WAY, MANY_WAYS = 1.1, 5.0  # participations: of a layer that has one thing to say, of images that vary in many ways
 
 
 Ground = tuple[str, str]  # name of a verdict and its reason
@@ -89,6 +92,8 @@ class Criteria:
     most_chain_r_hat: float  # of single chains, up to which their last states are samples
     most_idle: float  # share of the units of a layer that are dead or saturated
     least_spread: float  # of what a layer says of different images (`inside.HiddenLayer`)
+    least_use: float  # of a layer above the first, as a share of that of the first; below: said beside the name
+    least_participation: float  # of the units' means of such a layer; likewise
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -101,16 +106,31 @@ class Criteria:
         card: LikelihoodCard | None,
         diagnosis: Diagnosis | None,
         gap: Gap | None = None,
+        layers: Sequence[HiddenLayer] = (),
     ) -> Verdict:
-        """Judge by monitored `metrics`, by card and diagnosis of one machine, or without them by the `gap`."""
-        beside = "" if diagnosis is None else diagnosis.mixing
+        """Judge by monitored `metrics`, by card and diagnosis of one machine, or without them by the `gap`; layers: its hidden
+        ones, of which something may be said beside the name.
+        """
+        name, reason = self._decided(metrics, pixels, card, diagnosis, gap)
+        mixing = [] if diagnosis is None else [diagnosis.mixing]
+        deep = of_deep_layers(layers, self.least_use, self.least_participation)
+        return Verdict(name, reason, "; ".join([*mixing, *(said for layer, said in deep if layer not in reason)]))
+
+    def _decided(
+        self,
+        metrics: Mapping[str, float],
+        pixels: int,
+        card: LikelihoodCard | None,
+        diagnosis: Diagnosis | None,
+        gap: Gap | None,
+    ) -> Ground:
         for ground in self._grounds(metrics, pixels, card, diagnosis, gap):
             if ground is not None:
-                return Verdict(*ground, beside)
+                return ground
         missing = _missing(card, diagnosis)
         if card is None or diagnosis is None or missing:
-            return Verdict(NOT_EVALUATED, missing, beside)
-        return Verdict(TRUSTWORTHY, self._in_favour(card, diagnosis), beside)
+            return NOT_EVALUATED, missing
+        return TRUSTWORTHY, self._in_favour(card, diagnosis)
 
     def _grounds(
         self,
@@ -275,29 +295,9 @@ class Criteria:
         )
 
     def _without_use(self, diagnosis: Diagnosis) -> Ground | None:
-        for layer in diagnosis.layers:
-            name = f"layer {layer.index} ({layer.units} units)"
-            if layer.idle > self.most_idle:
-                setting = (
-                    "lower optimizer.lr or a weaker penalty"
-                    if layer.dead > layer.saturated
-                    else "lower optimizer.lr or model=rbm_sparse"
-                )
-                return WITHOUT_USE, (
-                    f"{name}: {layer.dead:.0%} of the units are dead and {layer.saturated:.0%} saturated, the same for every "
-                    f"image, above {self.most_idle:.0%}: {setting}, or fewer units"
-                )
-            if layer.spread < self.least_spread:
-                return WITHOUT_USE, (
-                    f"{name} says the same of every image: its units' means spread by {layer.spread:.3f} over the images, below "
-                    f"{self.least_spread:g}: {_cure(layer)}"
-                )
-            if layer.participation < ONE_WAY and layer.images > MANY_WAYS and layer.units > MANY_WAYS:
-                return WITHOUT_USE, (
-                    f"{name} has collapsed: its units' means vary in {layer.participation:.1f} directions, the images in "
-                    f"{layer.images:.1f}: {_cure(layer)}"
-                )
-        return None
+        found = (without_use(layer, self.most_idle, self.least_spread) for layer in diagnosis.layers)
+        reason = next((said for said in found if said is not None), None)
+        return None if reason is None else (WITHOUT_USE, reason)
 
     def in_equilibrium(self, diagnosis: Diagnosis) -> bool:
         """Whether samples can decide: they are exact, or the last states of chains that mix."""
@@ -362,13 +362,6 @@ class Criteria:
             f"{diagnosis.told_from(part)}; their means lie {means:.2f} standard deviations from the data's"
             f"{' (exactly)' if diagnosis.exact else ''}"
         )
-
-
-def _cure(layer: HiddenLayer) -> str:
-    """What to change for a hidden layer that says too little."""
-    if layer.index == 1:
-        return "raise training.epochs or optimizer.lr, or take larger initial weights"
-    return "pretrain the layers (pretraining.epochs of model=dbm), raise training.epochs, or leave the layer out (model=rbm)"
 
 
 def _first_part(diagnosis: Diagnosis) -> str | None:

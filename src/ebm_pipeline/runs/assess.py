@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from omegaconf import DictConfig
 from torch import Tensor
@@ -15,6 +15,7 @@ from ebm_pipeline.evaluation.card import Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
 from ebm_pipeline.evaluation.equilibrium import check_size
 from ebm_pipeline.evaluation.gains import gap
+from ebm_pipeline.evaluation.inside import hidden_layers, layer_metrics
 from ebm_pipeline.evaluation.metrics import flip_pixels
 from ebm_pipeline.evaluation.verdict import Criteria, Verdict
 from ebm_pipeline.models.inference import MeanField
@@ -31,6 +32,7 @@ from ebm_pipeline.support.progress import Stages, progress_bar
 log = logging.getLogger(__name__)
 
 MOST_TRAINING_IMAGES = 10_000  # of the training part that a likelihood is computed on
+MOST_LAYER_IMAGES = 500  # by which hidden layers are judged without diagnostics, which have as many
 LEAST_IMAGES = 4  # of a part that samples are compared with
 SAID_SECONDS = 60  # of a card
 TEMPERATURE_BYTES = 64  # in the schedules and paths of the runs
@@ -80,11 +82,13 @@ class Assessment:
     card: LikelihoodCard | None
     diagnosis: Diagnosis | None
     verdict: Verdict
+    layers: Mapping[str, float] = field(default_factory=dict)  # numbers of hidden layers, where there is no diagnosis
 
     @property
     def metrics(self) -> dict[str, float]:
         """All numbers, by name."""
-        return (self.diagnosis.metrics if self.diagnosis else {}) | (self.card.metrics() if self.card else {})
+        seen = self.diagnosis.metrics if self.diagnosis else dict(self.layers)
+        return seen | (self.card.metrics() if self.card else {})
 
     def __str__(self) -> str:
         lines = []
@@ -139,8 +143,12 @@ def assess(
     apart = None
     if card is None and len(parts) > 1:
         apart = gap(saved.machine, parts["train"], next(iter(parts.values())), mean_field)
-    verdict = settings.criteria(monitored, saved.machine.layers[0].units, card, diagnosis, apart)
-    return Assessment(card, diagnosis, verdict)
+    part, images = next(iter(parts.items()))
+    layers = list(diagnosis.layers) if diagnosis is not None else []
+    if diagnosis is None and saved.machine.depth > 2:
+        layers = hidden_layers(saved.machine, images[:MOST_LAYER_IMAGES], mean_field)
+    verdict = settings.criteria(monitored, saved.machine.layers[0].units, card, diagnosis, apart, layers)
+    return Assessment(card, diagnosis, verdict, layer_metrics(layers, part) if layers else {})
 
 
 def check_states(layer: Layer, data: DataSet) -> None:
