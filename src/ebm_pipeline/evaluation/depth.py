@@ -8,6 +8,7 @@ from itertools import pairwise
 from ebm_pipeline.evaluation.inside import HiddenLayer
 
 ONE_WAY, MANY_WAYS = 1.1, 5.0  # participations: of a layer that has one thing to say, of images that vary in many ways
+NOTHING = 0.01  # nats of the bound: so much no layer is used for
 
 
 def _name(layer: HiddenLayer) -> str:
@@ -54,10 +55,10 @@ def of_deep_layers(
     least_use: as a share of the use of the first layer; least_participation: of the units' means.
     """
     for below, layer in pairwise(layers):
-        if layer.use <= least_use * layers[0].use:
+        if layer.use <= max(least_use * layers[0].use, NOTHING):
             yield _name(layer), (
                 f"{_name(layer)} is unused: its units' means spread by {layer.spread:.2g} over the images, and without it the bound "
-                f"would be at most {max(layer.use, 0):.2g} nats lower, less than {least_use:.0%} of the {layers[0].use:.3g} of layer 1"
+                f"would be at most {max(layer.use, 0):.2g} nats lower, without layer 1 {max(layers[0].use, 0):.3g}"
             )
             return  # those above it hear nothing either
         if layer.participation < least_participation and min(layer.units, below.participation) > MANY_WAYS:

@@ -58,15 +58,24 @@ def hidden_layers(machine: BoltzmannMachine, images: Tensor, mean_field: MeanFie
 
 
 def use_of(machine: BoltzmannMachine, index: int, posterior: Posterior, mean_field: MeanField) -> float:
-    """How much the mean bound of the images of a posterior falls when layer `index` has one mean for all of them, in nats.
+    """How much the mean bound of the images of a posterior falls when layer `index` has one state for all of them, in nats.
 
     It is the most that the bound falls by, log Z and all, when the layer and those above it are taken away and the layer below
-    gets what the mean sent it in its bias: with the variational bound log Z >= log Z(without) + c, c as below (Gibbs &
-    Bogoliubov). For a machine without offsets.
+    gets what the state sent it in its bias, since log Z >= log Z(without) + c for any state, c as below (Gibbs & Bogoliubov).
+    Of the states near the mean over the images the one is taken that gives the least. For a machine without offsets.
     """
+    layer, inputs, means = machine.layers[index], posterior.inputs[index], posterior.means[index]
+    assert inputs is not None
+    average, own = inputs.mean(0), layer.bias_for_mean(means.mean(0)) - layer.bias  # which is clipped where units are saturated
+    saturated = means.std(0, correction=0) < CONSTANT_SPREAD
+    full = bound(machine, posterior).double().mean()
+    held = [_bound_at(machine, index, field, posterior.means[0], mean_field) for field in (average, own, torch.where(saturated, average, own))]
+    return float(full) - max(held)
+
+
+def _bound_at(machine: BoltzmannMachine, index: int, field: Tensor, images: Tensor, mean_field: MeanField) -> float:
+    """The mean bound, without log Z, when layer `index` answers to the inputs `field` (units,) for each of the images."""
     layer, weights = machine.layers[index], machine.weights[index - 1]
-    images = posterior.means[0]
-    field = layer.bias_for_mean(posterior.means[index].mean(0)) - layer.bias
     mean = layer.mean(field)
     below = machine.layers[index - 1].with_tensors(bias=machine.layers[index - 1].bias + weights @ mean)
     if index == 1:
@@ -78,7 +87,7 @@ def use_of(machine: BoltzmannMachine, index: int, posterior: Posterior, mean_fie
     if index < machine.depth - 1:
         upper = replace(machine, layers=machine.layers[index:], weights=machine.weights[index:])
         constant = constant + layer.energy(mean) + _bounds(upper, mean[None], mean_field)
-    return float((bound(machine, posterior) - alone - constant).double().mean())
+    return float((alone + constant).double().mean())
 
 
 def _bounds(machine: BoltzmannMachine, visible: Tensor, mean_field: MeanField) -> Tensor:

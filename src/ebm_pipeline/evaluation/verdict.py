@@ -109,10 +109,11 @@ class Criteria:
         layers: Sequence[HiddenLayer] = (),
     ) -> Verdict:
         """Judge by monitored `metrics`, by card and diagnosis of one machine, or without them by the `gap`; layers: its hidden
-        ones, of which something may be said beside the name.
+        ones, where there is no diagnosis.
         """
         name, reason = self._decided(metrics, pixels, card, diagnosis, gap)
         mixing = [] if diagnosis is None else [diagnosis.mixing]
+        layers = layers if diagnosis is None else diagnosis.layers
         deep = of_deep_layers(layers, self.least_use, self.least_participation)
         return Verdict(name, reason, "; ".join([*mixing, *(said for layer, said in deep if layer not in reason)]))
 

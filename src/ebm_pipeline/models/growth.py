@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.layers import Layer, Mixed
-from ebm_pipeline.models.machine import BoltzmannMachine
+from ebm_pipeline.models.machine import EVEN, ODD, BoltzmannMachine
 
 
 def posterior_means(machine: BoltzmannMachine, images: Tensor, mean_field: MeanField) -> list[Tensor]:
@@ -26,23 +26,58 @@ def posterior_means(machine: BoltzmannMachine, images: Tensor, mean_field: MeanF
     return [states.mean(0) for states in means]
 
 
-def begun_as(given: BoltzmannMachine, fresh: BoltzmannMachine, means: Sequence[Tensor]) -> BoltzmannMachine:
-    """`fresh` with the layers and weights of `given` in it, its own weights beside these; `misfit` is None of the two.
+def beyond(given: BoltzmannMachine, fresh: BoltzmannMachine, means: Sequence[Tensor]) -> BoltzmannMachine:
+    """What `fresh` has beyond `given`: a machine of its layers with the new weights alone, centred at the means of all units.
 
     means: of the layers of `given`, (units,) each. A layer that is wider than the one it takes has that in its first units.
     """
-    given = given.folded()
-    layers = [_with_units_of(own, other) for own, other in zip(fresh.layers, given.layers, strict=False)]
+    layers = [_with_units_of(own, other) for own, other in zip(fresh.layers, given.folded().layers, strict=False)]
     layers += fresh.layers[given.depth :]
     offsets = [layer.mean(torch.zeros_like(layer.bias)) for layer in layers]
     for offset, mean in zip(offsets, means, strict=False):
         offset[: len(mean)] = mean
-    new, old = [weights.clone() for weights in fresh.weights], [torch.zeros_like(w) for w in fresh.weights]
-    for index, weights in enumerate(given.weights):
-        where = tuple(slice(size) for size in weights.shape)
-        new[index][where], old[index][where] = 0.0, weights.to(old[index].dtype)
-    added = BoltzmannMachine(tuple(layers), tuple(new), tuple(offsets)).folded()
-    return replace(added, weights=tuple(one + other for one, other in zip(new, old, strict=True)))
+    weights = [matrix.clone() for matrix in fresh.weights]
+    for matrix, old in zip(weights, given.weights, strict=False):
+        matrix[: old.shape[0], : old.shape[1]] = 0.0
+    return BoltzmannMachine(tuple(layers), tuple(weights), tuple(offsets))
+
+
+def begun_as(given: BoltzmannMachine, new: BoltzmannMachine) -> BoltzmannMachine:
+    """The machine that has the weights of `given` and the `new` ones of `beyond`."""
+    weights = [matrix.clone() for matrix in new.weights]
+    for matrix, old in zip(weights, given.weights, strict=False):
+        matrix[: old.shape[0], : old.shape[1]] = old
+    return replace(new.folded(), weights=tuple(weights))
+
+
+def grown(
+    given: BoltzmannMachine, fresh: BoltzmannMachine, images: Tensor, mean_field: MeanField
+) -> BoltzmannMachine:
+    """`fresh`, begun as `given`, whose means are those that it has on images (count, units)."""
+    return begun_as(given, beyond(given, fresh, posterior_means(given, images, mean_field)))
+
+
+def change(
+    given: BoltzmannMachine, new: BoltzmannMachine, images: Tensor, generator: torch.Generator, sweeps: int = 10
+) -> float:
+    """The most that log p(v) of images (count, units) changes with the `new` weights, in nats: RMS, in their second order.
+
+    That is the deviation over the images, and hidden states x drawn given each, of the log of what the new units y sum up to,
+    log E_y exp((x - o)^T W (y - m)), of which log p(v) gets the mean over x.
+    """
+    given, new = given.folded(), new.map(Tensor.double)
+    given = given.map(Tensor.double)
+    states = [images.double(), *(layer.mean(torch.zeros_like(layer.bias)).expand(len(images), -1) for layer in given.layers[1:])]
+    for _ in range(sweeps if given.depth > 2 else 1):
+        states = list(given.sample(states, ODD, generator))
+        states = list(given.sample(states, EVEN, generator, clamped=(0,)))
+    centres = [offset.expand(len(images), -1) for offset in new.offsets]
+    padded = [torch.cat((x, m[:, x.shape[1] :]), 1) for x, m in zip(states, centres, strict=False)] + centres[given.depth :]
+    total = torch.zeros(len(images), dtype=torch.float64)
+    for index, layer in enumerate(new.layers):
+        field = new.inputs(padded, index)
+        total += layer.log_partition(field) - layer.log_partition(torch.zeros_like(field)) - field @ new.offsets[index]
+    return float(total.std(correction=0))
 
 
 def _with_units_of(layer: Layer, given: Layer) -> Layer:

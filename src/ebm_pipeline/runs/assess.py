@@ -144,7 +144,7 @@ def assess(
     if card is None and len(parts) > 1:
         apart = gap(saved.machine, parts["train"], next(iter(parts.values())), mean_field)
     part, images = next(iter(parts.items()))
-    layers = list(diagnosis.layers) if diagnosis is not None else []
+    layers = []
     if diagnosis is None and saved.machine.depth > 2:
         layers = hidden_layers(saved.machine, images[:MOST_LAYER_IMAGES], mean_field)
     verdict = settings.criteria(monitored, saved.machine.layers[0].units, card, diagnosis, apart, layers)

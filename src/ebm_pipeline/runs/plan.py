@@ -95,7 +95,7 @@ class Plan:
     processes: int
     resolved: dict[str, Any]
     start: Start | None = None  # what the machine begins as
-    said: tuple[str, ...] = ()  # of that
+    said: Sequence[str] = ()  # of that
 
 
 def prepare(config: DictConfig, folder: Path) -> Plan:
@@ -125,12 +125,12 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     settings.check_images(data, assessed_part(config, data))
     if model.pretraining is not None:
         check_depth(initial)
-    start, said = None, ()
+    start, said = None, []
     if isinstance(weights, FromRun):
         start = find_start(tracking_uri(config), weights.run, folder)
         start.check(initial, data)
-        initial = start.begun(initial, examples, recipe.mean_field)
-        said = (f"{model.name}: {start.said(initial, examples, data, model.pretraining is not None)}",)
+        initial, begun = start.begun(initial, examples, recipe.mean_field, config.seed)
+        said = [f"{model.name} {begun}", *start.remarks(data, model.pretraining is not None)]
         model = replace(model, pretraining=None)  # what is taken is trained, and what is new begins without effect
     BoltzmannTraining(initial, recipe, data_mean, monitored).rehearse(examples[:1])
     check_trainer(config.trainer)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ebm_pipeline.data import DataSet
-from ebm_pipeline.evaluation.likelihood import unnormalized_each
-from ebm_pipeline.models.growth import begun_as, described, misfit, new_units, posterior_means
+from ebm_pipeline.models.growth import begun_as, beyond, change, described, misfit, new_units, posterior_means
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import SavedModel, load_model, save_model
@@ -28,7 +27,6 @@ from ebm_pipeline.tracking.store import RUN_ID
 
 FILE = "started_from.h5"  # in a run's folder: the model that it began as
 MOST_IMAGES = 1000  # that the means of layers are taken of
-EXACT = MeanField(tolerance=1e-7, max_steps=200)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,33 +49,42 @@ class Start:
             there, here = (" x ".join(map(str, size)) for size in (shape, data.image_shape))
             reason = f"images of {there} pixels there, of {here} here: give data of that shape"
         if reason is not None:
-            there, here = (" - ".join(map(described, machine.layers)) for machine in (given, fresh))
-            raise UserError(f"initialization=run: {self.name} has the layers {there}, the model {here}; {reason}")
+            raise UserError(
+                f"initialization=run: {self.name} has the layers {_layers(given)}, the model {_layers(fresh)}; {reason}"
+            )
 
-    def begun(self, fresh: BoltzmannMachine, images: Tensor, mean_field: MeanField) -> BoltzmannMachine:
-        """The machine that begins as this one, `fresh` being what a new one would be; of images (count, units)."""
-        given = self.saved.machine
-        return begun_as(given, fresh, posterior_means(given, images[:MOST_IMAGES], mean_field))
+    def begun(
+        self, fresh: BoltzmannMachine, images: Tensor, mean_field: MeanField, seed: int
+    ) -> tuple[BoltzmannMachine, str]:
+        """The machine that begins as this one, `fresh` being what a new one would be, and what is new in it.
 
-    def said(self, initial: BoltzmannMachine, images: Tensor, data: DataSet, skipped: bool) -> str:
-        """What was taken, what is new, and how far log p(v) is from what it was; skipped: a pretraining."""
-        taken = " - ".join(map(described, self.saved.machine.layers))
+        By images (count, units) of the training data.
+        """
+        given, images = self.saved.machine, images[:MOST_IMAGES]
+        added = beyond(given, fresh, posterior_means(given, images, mean_field))
         new = [
-            f"{count} units of layer {index}" if index < self.saved.machine.depth else f"layer {index} of {count} units"
-            for index, count in new_units(self.saved.machine, initial).items()
+            f"{count} units of layer {index}" if index < given.depth else f"layer {index} of {count} units"
+            for index, count in new_units(given, fresh).items()
         ]
-        lines = [f"begins as {self.name}: {taken}"]
+        said = "nothing is new, and the distribution is the same"
         if new:
-            changed = change(initial, self.saved.machine, images[:MOST_IMAGES])
-            lines.append(f"new: {', '.join(new)}; log p of the images changes by {changed:.1g} nats (RMS, beside a constant)")
-        else:
-            lines.append("nothing is new: the distribution is the same")
-        if skipped:
-            lines.append("its pretraining is left out")
+            most = change(given, added, images, torch.Generator().manual_seed(seed))
+            said = f"new: {', '.join(new)}, with which log p(v) changes by at most {most:.1g} nats (RMS over images)"
+        return begun_as(given, added), f"begins as {self.name}, {_layers(given)}; {said}"
+
+    def remarks(self, data: DataSet, pretraining: bool) -> list[str]:
+        """What else is to be said of it; pretraining: the model has one."""
         before = self.saved.transform
+        said = ["its pretraining is left out: what was taken is trained"] if pretraining else []
         if before is not None and before.name != data.transform.name:
-            lines.append(f"warning: it was trained on data/transform={before.name}, these are {data.transform.name}")
-        return "; ".join(lines)
+            said.append(
+                f"warning: {self.name} was trained with data/transform={before.name}, the data now have {data.transform.name}"
+            )
+        return said
+
+
+def _layers(machine: BoltzmannMachine) -> str:
+    return " - ".join(map(described, machine.layers))
 
 
 def find_start(uri: str, reference: str | None, folder: Path) -> Start:
@@ -115,11 +122,3 @@ def keep_start(start: Start | None, folder: Path) -> dict[str, str]:
         return {}
     save_model(folder / FILE, start.saved)
     return {ORIGIN: start.origin}
-
-
-def change(initial: BoltzmannMachine, given: BoltzmannMachine, images: Tensor) -> float:
-    """Deviation over images (count, units) of log p by `initial` from that by `given`, without log Z, its mean left out."""
-    one, other = (
-        unnormalized_each(machine.map(Tensor.double), images.double(), EXACT) for machine in (initial, given)
-    )
-    return float(torch.std(one - other, correction=0))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ebm_pipeline.evaluation.metrics import MonitoredImages
-from ebm_pipeline.models.growth import begun_as, posterior_means
+from ebm_pipeline.models.growth import grown
 from ebm_pipeline.models.machine import BoltzmannMachine, assemble
 from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.training.arrangement import Arrangement
@@ -155,4 +155,4 @@ def grow(
     check_depth(machine)
     rbm = assemble(machine.layers[:2], machine.weights[:1])
     trained = fit(BoltzmannTraining(rbm, recipe_for(recipe, 0), visible_mean, monitored), 0).folded()
-    return begun_as(trained, machine, posterior_means(trained, monitored.training, recipe.mean_field))
+    return grown(trained, machine, monitored.training, recipe.mean_field)
