@@ -56,7 +56,7 @@ def test_without_a_layer_at_most_its_use_is_lost(
         without = replace(machine, layers=(*machine.layers[: index - 1], shifted), weights=machine.weights[: index - 1])
         lost.append(mean_bound(machine, images) - mean_bound(without, images))
     found = hidden_layers(machine, images, EXACT)[index - 1].use
-    assert 0 < found
+    assert found > 0
     assert min(lost) <= found + 1e-9
 
 

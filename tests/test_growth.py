@@ -81,7 +81,9 @@ def assert_begins_as(given: BoltzmannMachine, kinds: tuple[str, ...], sizes: tup
     before = log_p(given, images)
     small, half = (begun(given, of_shape(kinds, sizes, scale), images) for scale in (0.02, 0.01))
     assert all(bool(weights.any()) for weights in small.weights)
-    torch.testing.assert_close(log_p(begun(given, of_shape(kinds, sizes, 0.0), images), images), before, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        log_p(begun(given, of_shape(kinds, sizes, 0.0), images), images), before, rtol=0, atol=1e-10
+    )
     far, nearer = (log_p(machine, images) - before for machine in (small, half))
     assert 0 < float(far.abs().max()) < 0.01
     assert float(far.norm() / nearer.norm()) == pytest.approx(4, rel=0.1)  # a first order would halve it

@@ -130,17 +130,27 @@ def test_a_layer_above_the_first_is_spoken_of_beside_any_name() -> None:
         beside = judge(card(), replace(seen, layers=(hidden(), unused))).beside
         assert judge(card(), replace(seen, layers=(hidden(), unused))).name == name
         assert beside.startswith("single chains: ")
-        assert "layer 2 (20 units) is unused: its units' means spread by 0.05 over the images, and without it the" in beside
+        assert (
+            "layer 2 (20 units) is unused: its units' means spread by 0.05 over the images, and without it the"
+            in beside
+        )
         assert "at most 0.3 nats lower, without layer 1 40" in beside
     beside = judge(card(), diagnosis(layers=(hidden(), collapsed))).beside
-    assert "layer 2 (20 units) has collapsed: its units' means vary in 1.5 directions, those of the layer below in 8.0" in beside
+    assert (
+        "layer 2 (20 units) has collapsed: its units' means vary in 1.5 directions, those of the layer below in 8.0"
+        in beside
+    )
     for fine in (hidden(2), hidden(2, use=0.5), replace(collapsed, units=4)):
         assert "layer" not in judge(card(), diagnosis(layers=(hidden(), fine))).beside
-    assert "layer" not in judge(card(), diagnosis(layers=(hidden(participation=4.0), collapsed))).beside  # neither does that below
+    assert (
+        "layer" not in judge(card(), diagnosis(layers=(hidden(participation=4.0), collapsed))).beside
+    )  # neither does that below
 
 
 def test_a_layer_that_decides_is_not_spoken_of_twice() -> None:
-    verdict = judge(card(), diagnosis(layers=(hidden(), hidden(2, use=0.0, spread=0.01), hidden(3, use=0.0, spread=0.0))))
+    verdict = judge(
+        card(), diagnosis(layers=(hidden(), hidden(2, use=0.0, spread=0.01), hidden(3, use=0.0, spread=0.0)))
+    )
     assert verdict.name == "a layer without use"
     assert "layer" not in verdict.beside
     plain = CRITERIA({}, PIXELS, None, None, None, (hidden(), hidden(2, use=0.0), hidden(3, use=0.0)))

@@ -56,13 +56,21 @@ def of_deep_layers(
     """
     for below, layer in pairwise(layers):
         if layer.use <= max(least_use * layers[0].use, NOTHING):
-            yield _name(layer), (
-                f"{_name(layer)} is unused: its units' means spread by {layer.spread:.2g} over the images, and without it the bound "
-                f"would be at most {max(layer.use, 0):.2g} nats lower, without layer 1 {max(layers[0].use, 0):.3g}"
-            )
+            yield _name(layer), _unused(layer, layers[0])
             return  # those above it hear nothing either
         if layer.participation < least_participation and min(layer.units, below.participation) > MANY_WAYS:
-            yield _name(layer), (
-                f"{_name(layer)} has collapsed: its units' means vary in {layer.participation:.1f} directions, those of the layer "
-                f"below in {below.participation:.1f}"
-            )
+            yield _name(layer), _collapsed(layer, below)
+
+
+def _unused(layer: HiddenLayer, first: HiddenLayer) -> str:
+    return (
+        f"{_name(layer)} is unused: its units' means spread by {layer.spread:.2g} over the images, and without it the bound would "
+        f"be at most {max(layer.use, 0):.2g} nats lower, without layer 1 {max(first.use, 0):.3g}"
+    )
+
+
+def _collapsed(layer: HiddenLayer, below: HiddenLayer) -> str:
+    return (
+        f"{_name(layer)} has collapsed: its units' means vary in {layer.participation:.1f} directions, those of the layer below "
+        f"in {below.participation:.1f}"
+    )

@@ -66,10 +66,16 @@ def use_of(machine: BoltzmannMachine, index: int, posterior: Posterior, mean_fie
     """
     layer, inputs, means = machine.layers[index], posterior.inputs[index], posterior.means[index]
     assert inputs is not None
-    average, own = inputs.mean(0), layer.bias_for_mean(means.mean(0)) - layer.bias  # which is clipped where units are saturated
+    average, own = (
+        inputs.mean(0),
+        layer.bias_for_mean(means.mean(0)) - layer.bias,
+    )  # which is clipped where units are saturated
     saturated = means.std(0, correction=0) < CONSTANT_SPREAD
     full = bound(machine, posterior).double().mean()
-    held = [_bound_at(machine, index, field, posterior.means[0], mean_field) for field in (average, own, torch.where(saturated, average, own))]
+    held = [
+        _bound_at(machine, index, field, posterior.means[0], mean_field)
+        for field in (average, own, torch.where(saturated, average, own))
+    ]
     return float(full) - max(held)
 
 

@@ -21,8 +21,8 @@ Samples decide where they are in equilibrium: independent draws of an enumerated
 mixes. Chains that stay where they started have the modes' weights from their starts: they decide nothing, which is said, and the
 means by the weights of forward AIS are judged in their place.
 
-Beside the name stands, whatever it is, which layer above the first is unused (the bound of the images would fall by next to nothing
-without it) or collapsed (all of its units say the same).
+Beside the name stands, whatever it is, which layer above the first is unused (without it the bound of the images falls by next to
+nothing) or collapsed (all of its units say the same).
 
 Without card and diagnosis only what needs no samples is looked at, and "not evaluated" says what is missing. A verdict rests on
 the sweeps and temperatures that were made: modes that no chain has found stay unseen.
@@ -35,9 +35,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from ebm_pipeline.evaluation.card import ERRORS, LikelihoodCard
+from ebm_pipeline.evaluation.depth import of_deep_layers, without_use
 from ebm_pipeline.evaluation.diagnostics import Diagnosis
 from ebm_pipeline.evaluation.equilibrium import above, shown_r_hat
-from ebm_pipeline.evaluation.depth import of_deep_layers, without_use
 from ebm_pipeline.evaluation.gains import Gap, card_gap, held_out_part, most_gain, training_part
 from ebm_pipeline.evaluation.inside import HiddenLayer
 from ebm_pipeline.support.errors import check_number

@@ -50,9 +50,7 @@ def begun_as(given: BoltzmannMachine, new: BoltzmannMachine) -> BoltzmannMachine
     return replace(new.folded(), weights=tuple(weights))
 
 
-def grown(
-    given: BoltzmannMachine, fresh: BoltzmannMachine, images: Tensor, mean_field: MeanField
-) -> BoltzmannMachine:
+def grown(given: BoltzmannMachine, fresh: BoltzmannMachine, images: Tensor, mean_field: MeanField) -> BoltzmannMachine:
     """`fresh`, begun as `given`, whose means are those that it has on images (count, units)."""
     return begun_as(given, beyond(given, fresh, posterior_means(given, images, mean_field)))
 
@@ -67,12 +65,17 @@ def change(
     """
     given, new = given.folded(), new.map(Tensor.double)
     given = given.map(Tensor.double)
-    states = [images.double(), *(layer.mean(torch.zeros_like(layer.bias)).expand(len(images), -1) for layer in given.layers[1:])]
+    states = [
+        images.double(),
+        *(layer.mean(torch.zeros_like(layer.bias)).expand(len(images), -1) for layer in given.layers[1:]),
+    ]
     for _ in range(sweeps if given.depth > 2 else 1):
         states = list(given.sample(states, ODD, generator))
         states = list(given.sample(states, EVEN, generator, clamped=(0,)))
     centres = [offset.expand(len(images), -1) for offset in new.offsets]
-    padded = [torch.cat((x, m[:, x.shape[1] :]), 1) for x, m in zip(states, centres, strict=False)] + centres[given.depth :]
+    padded = [torch.cat((x, m[:, x.shape[1] :]), 1) for x, m in zip(states, centres, strict=False)] + centres[
+        given.depth :
+    ]
     total = torch.zeros(len(images), dtype=torch.float64)
     for index, layer in enumerate(new.layers):
         field = new.inputs(padded, index)
@@ -117,8 +120,8 @@ def _misfit_of_layers(there: Layer, here: Layer, *, wider: bool) -> str | None:
         one, other = there.named_tensors()[name], here.named_tensors()[name]
         if not torch.allclose(one.double(), other[: len(one)].double()):
             return (
-                f"another {name.rsplit('/', 1)[-1]}, which is not learned: {_range(one)} there, {_range(other)} here: give that of "
-                "there in model.layers"
+                f"another {name.rsplit('/', 1)[-1]}, which is not learned: {_range(one)} there, {_range(other)} here: give that "
+                "of there in model.layers"
             )
     return None
 

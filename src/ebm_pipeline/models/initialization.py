@@ -78,9 +78,7 @@ class FromRun:
     def __post_init__(self) -> None:
         check_number("initialization.std", self.std, 0.0)
 
-    def __call__(
-        self, lower: int, upper: int, generator: torch.Generator, images: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, lower: int, upper: int, generator: torch.Generator, images: Tensor | None = None) -> Tensor:
         """Weights (lower, upper) of what is new."""
         return normal(lower, upper, generator, std=self.std)
 

@@ -202,8 +202,8 @@ SAMPLES = (
          "(sum s^2)^2 / sum s^4, s^2: eigenvalues of the covariance of the units' means", "directions", HIGHER, DEFINED,
          HELD_OUT),
     Term("{part}/hidden_{layer}_use", "use of a layer",
-         "mean bound (RBM: log p(v)) - the same with the layer at one mean for all images: the most that is lost without it and those "
-         "above it", NATS, HIGHER, DEFINED, HELD_OUT),
+         "mean bound (RBM: log p(v)) - the same with one state of the layer for all images: the most that is lost without it and "
+         "those above it", NATS, HIGHER, DEFINED, HELD_OUT),
 )  # fmt: skip
 
 TIME = (

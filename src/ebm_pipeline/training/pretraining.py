@@ -4,8 +4,8 @@ The first RBM is trained with doubled bottom-up input, the last with doubled top
 between as plain RBMs whose weights are halved on composition. Each trains on the hidden means of the one below. A layer
 that two RBMs share takes the mean of its two biases. Optimizer and schedule start anew for each.
 
-Or the machine grows: its first RBM alone is trained, as it is, and the machine begins as that RBM (`models.growth`): the layers above
-keep their small random weights, and biases make up for them.
+Or the machine grows: its first RBM alone is trained, as it is, and the machine begins as that RBM (`models.growth`): the layers
+above keep their small random weights, and biases make up for them.
 """
 
 from __future__ import annotations
