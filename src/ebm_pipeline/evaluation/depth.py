@@ -64,8 +64,8 @@ def of_deep_layers(
 
 def _unused(layer: HiddenLayer, first: HiddenLayer) -> str:
     return (
-        f"{_name(layer)} is unused: its units' means spread by {layer.spread:.2g} over the images, and without it the bound would "
-        f"be at most {max(layer.use, 0):.2g} nats lower, without layer 1 {max(first.use, 0):.3g}"
+        f"{_name(layer)} is unused: its units' means spread by {layer.spread:.2g} over the images, and without it the bound "
+        f"would be at most {max(layer.use, 0):.2g} nats lower, without layer 1 {max(first.use, 0):.3g}"
     )
 
 
