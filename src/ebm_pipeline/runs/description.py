@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ebm_pipeline.tracking.records import ORIGIN, RunRecord
 from ebm_pipeline.tracking.store import RUN_ID
 
 MOST_CHARACTERS = 7000  # of a table, in a note: MLflow takes 8,000 for all of it
+ORIGINS = re.compile(r"[^`\n]{1,200}")  # what a run began as: a folder may be another person's
 LEFT_OUT = ("resume=", "hydra.mode=")  # of a command
 BEST_BY = (  # what the best run of a sweep is chosen by: the first that all of them have, never of test images
     "validation/log_likelihood_low", "validation/variational_bound_low", "validation/pseudo_likelihood",
@@ -35,8 +37,8 @@ def of_run(folder: Path, verdict: Verdict | None = None, card: LikelihoodCard | 
             said.append(
                 f"{quantity}, {part}: **{value}** ({card.binarisation}; independent units {card.independent[part]:.2f})"
             )
-    origin = records.read_run_file(folder).get(ORIGIN)
-    if origin is not None:
+    origin = records.read_run_file(folder).get(ORIGIN, "")
+    if ORIGINS.fullmatch(origin):
         known = RUN_ID.fullmatch(origin)
         said.append(f"Begins as {f'the run [{origin}](#/runs/{origin})' if known else f'`{origin}`'}")
     return "\n\n".join([*said, f"Again: `{command(folder)}`", f"Files: `{folder}`"])
