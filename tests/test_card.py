@@ -102,6 +102,30 @@ def test_exact_log_z_makes_the_interval_a_point() -> None:
 
 
 @pytest.mark.usefixtures("nothing_is_enumerable")
+def test_too_few_temperatures_are_doubled_until_the_interval_is_determined() -> None:
+    machine, images = known_machine("RBM, trained")
+    few = replace(SETTINGS, temperatures=4, least_ess=60)
+    assert "raise likelihood.temperatures" in "; ".join(measured(machine, images, few).reasons)
+    found = measured(machine, images, replace(few, doublings=8))
+    assert found.determined
+    assert found.forward is not None
+    assert found.half is not None
+    assert found.forward.temperatures == 2 * found.half[0].temperatures - 1 > 7
+    assert found.forward.ess > 60
+    expected = unnormalized(machine, images[:100], MeanField()) - exact_log_partition(machine)
+    assert found.intervals["test"].low < expected < found.intervals["test"].high
+
+
+def test_temperatures_are_not_doubled_where_they_cure_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, images = far_modes()
+    monkeypatch.setattr(card_module, "enumerable_parity", lambda machine, most_units: None)
+    found = measured(machine, images, replace(SETTINGS, doublings=8))
+    assert not found.determined
+    assert found.forward is not None
+    assert found.forward.temperatures == SETTINGS.temperatures
+
+
+@pytest.mark.usefixtures("nothing_is_enumerable")
 @pytest.mark.parametrize("name", ["RBM, trained", "DBM, trained"])
 def test_the_interval_holds_the_exact_value(name: str) -> None:
     machine, images = known_machine(name)
@@ -172,7 +196,8 @@ def test_every_stage_has_its_progress() -> None:
 
     parts = {"test": images[:10]}
     SETTINGS(machine, images.mean(0), parts, images, "threshold", MeanField(), 1, stage)
-    assert set(seen) == {"bound", "pilot", "equilibrium", "AIS forward", "AIS reverse"}
+    ways = {f"AIS {way}, {count} temperatures" for way in ("forward", "reverse") for count in (101, 200)}
+    assert set(seen) == {"bound", "pilot", "equilibrium"} | ways
     assert all(steps == list(range(1, total[name] + 1)) for name, steps in seen.items())
 
 

@@ -52,6 +52,8 @@ ERRORS = 2.0  # standard errors that the interval adds on either side
 DISAGREEMENT = 3.0  # standard errors by which two estimates of one quantity must not differ
 PLACEMENTS = ("equal", "even")
 BASES = ("data", "data_mean", "uniform")
+MOST_DOUBLINGS = 10
+TEMPERATURES = "likelihood.temperatures"  # what a reason names where more of them may be its cure
 
 
 @dataclass(frozen=True)
@@ -205,12 +207,14 @@ class Likelihood:
     least_ess: float
     most_r_hat: float
     exact_units: int = MOST_UNITS
+    doublings: int = 0
 
     def __post_init__(self) -> None:
         check_whole("likelihood.temperatures", self.temperatures, 4)
         check_whole("likelihood.chains", self.chains, 4)
         check_whole("likelihood.sweeps", self.sweeps, LEAST_SWEEPS)
         check_whole("likelihood.exact_units", self.exact_units, 0, MOST_UNITS)
+        check_whole("likelihood.doublings", self.doublings, 0, MOST_DOUBLINGS)
         for name in ("most_width", "least_ess", "most_r_hat"):
             check_number(f"likelihood.{name}", getattr(self, name), open_low=True)
         if self.base not in BASES or self.placement not in PLACEMENTS:
@@ -286,7 +290,9 @@ class Likelihood:
         generator: torch.Generator,
         stage: Stage = silent,
     ) -> Bracketed:
-        """Both estimates of log Z, with half the temperatures and with all."""
+        """Both estimates of log Z, with half the temperatures and with all; with twice as many again, at most `doublings` times,
+        where nothing but too few temperatures speaks against the interval.
+        """
         if self.base == "data":
             base = base_of_data(machine, start, mean_field, generator)
         else:
@@ -298,14 +304,22 @@ class Likelihood:
         chains = equilibrate(machine, start, self.chains, self.sweeps, generator, stage("equilibrium", self.sweeps))
 
         def both(schedule: Tensor) -> tuple[LogPartition, LogPartition]:
-            up, down = stage("AIS forward", len(schedule) - 1), stage("AIS reverse", len(schedule) - 1)
+            steps = len(schedule) - 1
+            up, down = (stage(f"AIS {way}, {len(schedule)} temperatures", steps) for way in ("forward", "reverse"))
             return (
                 annealed_importance_sampling(machine, base, schedule, self.chains, generator, up),
                 reverse_annealed_importance_sampling(machine, base, schedule, chains.states, generator, down),
             )
 
         half = both(torch.cat((betas[:-1:2], betas[-1:])))
-        return Bracketed(*both(betas), half, chains.r_hat)
+        found = Bracketed(*both(betas), half, chains.r_hat)
+        for _ in range(self.doublings):
+            reasons = self.objections(found)
+            if not reasons or not all(TEMPERATURES in reason for reason in reasons):
+                break
+            betas = _halfway(betas)
+            found = Bracketed(*both(betas), (found.forward, found.reverse), chains.r_hat)
+        return found
 
     def objections(self, estimates: Bracketed) -> tuple[str, ...]:
         """What speaks against the interval, each with what to raise; empty if nothing does."""
@@ -342,6 +356,12 @@ class Likelihood:
                 "raise likelihood.temperatures or likelihood.chains"
             )
         return tuple(found)
+
+
+def _halfway(betas: Tensor) -> Tensor:
+    """The inverse temperatures (count,) with one more between each and the next."""
+    between = torch.stack((betas[:-1], (betas[:-1] + betas[1:]) / 2), 1).flatten()
+    return torch.cat((between, betas[-1:]))
 
 
 def bracket(forward: LogPartition, reverse: LogPartition) -> Interval:
