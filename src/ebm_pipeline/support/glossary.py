@@ -197,10 +197,10 @@ SAMPLES = (
     Term("{part}/hidden_{layer}_saturated", "saturated units of a layer", "the same of one layer", FRACTION, LOWER, HINTON,
          NOWHERE),
     Term("{part}/hidden_{layer}_spread", "spread of a layer",
-         "RMS deviation of the units' means over the images, in their range", "1", HIGHER, DEFINED, HELD_OUT),
+         "RMS deviation of the units' means over the images, in their range", "1", HIGHER, DEFINED, NOWHERE),
     Term("{part}/hidden_{layer}_participation", "participation of a layer",
          "(sum s^2)^2 / sum s^4, s^2: eigenvalues of the covariance of the units' means", "directions", HIGHER, DEFINED,
-         HELD_OUT),
+         NOWHERE),
     Term("{part}/hidden_{layer}_use", "use of a layer",
          "mean bound (RBM: log p(v)) - the same with one state of the layer for all images: the most that is lost without it and "
          "those above it", NATS, HIGHER, DEFINED, HELD_OUT),
