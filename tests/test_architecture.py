@@ -62,7 +62,7 @@ INSIDE = {
         ("configuration", "options", "serving", "swept"),
         ("description",),
         ("reference",),
-        ("assess", "compare", "resume", "data", "serve", "start", "sync", "ui"),
+        ("assess", "compare", "covered", "resume", "data", "serve", "start", "sync", "ui"),
         ("present",),
         ("referee", "plan", "sample"),
         ("parameters",),

@@ -428,8 +428,8 @@ def test_what_holds_the_weights_does_not_move_the_means(hidden: type[Bernoulli |
 @pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1, weight_decay=0.1), torch.optim.AdamW])
 def test_weight_decay_which_biases_cannot_follow_is_refused(optimizer: Any) -> None:
     images = stripes()
-    for centring, refused in ((0.1, True), (None, False)):
-        own = recipe(optimizer=optimizer, centring=centring)
+    for rate, refused in ((0.1, True), (None, False)):
+        own = recipe(optimizer=optimizer, centring=rate)
         module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(images))
         with pytest.raises(UserError, match="L2 penalty of the same strength") if refused else nullcontext():
             fit(module, images, 1)
