@@ -60,7 +60,7 @@ INSIDE = {
         ("folders", "help", "moved", "places", "report", "trust"),
         ("configuration", "options", "serving", "swept"),
         ("description",),
-        ("reference",),
+        ("reference", "sweep_report"),
         ("assess", "compare", "resume", "data", "serve", "sync", "ui"),
         ("present",),
         ("referee", "plan", "sample"),
