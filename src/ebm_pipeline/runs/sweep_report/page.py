@@ -21,7 +21,7 @@ from ebm_pipeline.tracking.records import RunRecord
 
 HOW_TO_READ = (
     "↑ more is better, ↓ less is better; the best in bold, with all whose intervals reach as far. The shaded rows are what there "
-    "is without a model."
+    "is without a model. Reconstructed and denoised: in one pass up and down, to which independent pixels answer with one image."
 )
 OF_SAMPLES = (
     "R-hat near 1 says that chains from data and from noise agree. Samples told from data: the share for which a nearest "
@@ -85,9 +85,9 @@ def report_of(
         facts=facts(finished, words),
         lines=lines,
         results=table,
-        reading=[HOW_TO_READ, *how_to_read(numbers, part), *undetermined(names, finished)],
+        reading=[" ".join([HOW_TO_READ, *how_to_read(numbers, part)]), *undetermined(names, finished)],
         over_seeds=over_seeds(table, groups) if max(len(group.runs) for group in groups) > 1 else None,
-        sections=[*pictures, Section("Diagnostics", [OF_SAMPLES if samples else NO_SAMPLES], table=samples)],
+        sections=[Section("Diagnostics", [OF_SAMPLES if samples else NO_SAMPLES], table=samples), *pictures],
     )
 
 
@@ -148,6 +148,7 @@ PAGE = """{% extends "base" %}
 {% endmacro %}
 {% block style %}
 body { max-width: 74rem; }
+p { max-width: 62rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 1.2rem 0; font-size: .92rem; }
 dt { color: #555; }
 dd { margin: 0; overflow-wrap: anywhere; }
