@@ -61,7 +61,7 @@ INSIDE = {
         ("folders", "help", "moved", "places", "report", "trust"),
         ("configuration", "options", "serving", "swept"),
         ("description",),
-        ("reference",),
+        ("reference", "sweep_report"),
         ("assess", "compare", "covered", "resume", "data", "serve", "start", "sync", "ui"),
         ("present",),
         ("referee", "plan", "sample"),

@@ -258,7 +258,7 @@ def pictures(places: dict[str, Path], folder: Path) -> tuple[Path, Callable[[], 
 
     def read() -> Any:
         with mock.patch.object(plots, "comparison", lambda rows, shape, title, how: (rows, shape, list(how.encode()))):
-            return compare.comparison_figures({"run": record})
+            return compare.comparison_figures(compare.read_pictures({"run": record}))
 
     return path, read
 

@@ -20,7 +20,7 @@ from study import NAMES, Study
 from ebm_pipeline import cli
 from ebm_pipeline.tracking import records
 
-COMPARISON = ("reconstructions", "denoising", "fantasies", "learning_curves")
+COMPARISON = ("reconstructions", "denoising", "fantasies", "weights", "learning_curves")
 PNG = b"\x89PNG"
 
 

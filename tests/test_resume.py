@@ -414,8 +414,8 @@ def test_damaged_numbers_of_a_finished_run_are_left_out(
     text: str | None, known: dict[str, float], tmp_path: Path
 ) -> None:
     if text is not None:
-        (tmp_path / train.METRICS_FILE).write_text(text)
-    assert train.all_metrics(tmp_path) == known
+        (tmp_path / records.METRICS_FILE).write_text(text)
+    assert records.read_metrics(tmp_path) == known
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_runs_that_differ_in_their_seed_alone_have_mean_and_standard_error(tmp_p
     ],
 )  # fmt: skip
 def test_an_error_is_written_to_two_digits(mean: float, error: float, shown: str) -> None:
-    assert compare._with_error(mean, error) == shown
+    assert swept.with_error(mean, error) == shown
 
 
 def test_the_axes_of_a_grid_and_of_a_search(tmp_path: Path) -> None:

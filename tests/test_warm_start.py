@@ -65,7 +65,7 @@ def test_a_chain_of_runs_each_with_a_link_to_the_one_before(outputs: Path, rbm: 
     assert f"Begins as the run [{first}](#/runs/{first})" in run.tags[records.NOTE_TAG]
     assert "layer 2 (6 units)" in run.tags[records.NOTE_TAG]  # it has learned for two epochs: unused
     assert "validation/hidden_2_use" in run.metrics
-    kept = train.all_metrics(folder)
+    kept = records.read_metrics(folder)
     assert {f"validation/hidden_2_{name}" for name in ("spread", "participation", "use")} <= kept.keys()
 
     second = tmp_path / "second"

@@ -18,7 +18,14 @@ from ebm_pipeline.plots.charts import (
     learning_curves,
 )
 from ebm_pipeline.plots.frame import save, to_rgb
-from ebm_pipeline.plots.mosaics import chains_by_sweeps, comparison, data_examples, image_grid, weight_grid
+from ebm_pipeline.plots.mosaics import (
+    chains_by_sweeps,
+    comparison,
+    data_examples,
+    image_grid,
+    weight_grid,
+    weights_side_by_side,
+)
 
 __all__ = [
     "MOST_NUMBERED",
@@ -41,4 +48,5 @@ __all__ = [
     "save",
     "to_rgb",
     "weight_grid",
+    "weights_side_by_side",
 ]

@@ -15,12 +15,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from ebm_pipeline.plots.frame import COLOURS, DPI, STYLE, Array, headings_inches, wrapped, write_headings
+from ebm_pipeline.plots.frame import (
+    COLOURS,
+    DPI,
+    STYLE,
+    Array,
+    headings_inches,
+    panels,
+    title_panel,
+    wrapped,
+    write_headings,
+)
 from ebm_pipeline.support.errors import UserError
 
 TILE_INCHES = 0.62
 FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
 MOST_SIDE = 200  # pixels to a side of a tile, which is 93 dots wide; of longer sides neighbours are averaged
+WEIGHT_PANEL, WEIGHT_PANELS = (2.2, 2.15), 4  # inches of a panel of several models' weights, and panels to a row
 THINNEST = 8  # a tile is at most so many times longer than thin, which a vector of numbers would not be: it is stretched to that
 
 
@@ -52,6 +63,28 @@ def weight_grid(
     bar = figure.colorbar(drawn, cax=bar_axes)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=7, width=0.4, length=2)
+    return figure
+
+
+def weights_side_by_side(
+    panels_of: Mapping[str, tuple[ArrayLike, tuple[int, int]]], title: str, subtitle: str = "", count: int = 16
+) -> Figure:
+    """A panel for each entry, panels_of[label] = (weights (pixels, units), image shape): as many tiles of each, at most
+    `count` of the first units; each panel has a scale of its own, with its colour bar.
+    """
+    tiles = {label: _tiles(np.asarray(weights).T[:count], shape) for label, (weights, shape) in panels_of.items()}
+    count = min(len(own) for own in tiles.values())
+    columns = math.ceil(len(tiles) / math.ceil(len(tiles) / WEIGHT_PANELS))
+    with panels(len(tiles), columns, WEIGHT_PANEL, title, subtitle) as (figure, axes):
+        for panel, (label, own) in zip(axes, tiles.items(), strict=True):
+            limit = float(np.abs(own[:count]).max()) or 1.0
+            mosaic = _mosaic(own[:count], math.isqrt(count - 1) + 1, gap_value=np.nan)
+            drawn = panel.imshow(mosaic, cmap=_with_gap("RdBu_r"), vmin=-limit, vmax=limit, interpolation="nearest")
+            title_panel(panel, label, WEIGHT_PANEL[0])
+            panel.set_axis_off()
+            bar = figure.colorbar(drawn, ax=panel, fraction=0.046, pad=0.03)
+            bar.outline.set_linewidth(0.4)
+            bar.ax.tick_params(labelsize=7, width=0.4, length=2)
     return figure
 
 

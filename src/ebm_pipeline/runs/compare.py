@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ from ebm_pipeline.data.contained import check_self_contained
 from ebm_pipeline.data.hdf5 import DAMAGE, check_digest, get_text
 from ebm_pipeline.runs import description, swept
 from ebm_pipeline.runs.configuration import STORE_KEYS, check_keys, tracking_uri
+from ebm_pipeline.runs.sweep_report.facts import Line
+from ebm_pipeline.runs.sweep_report.page import report_of
+from ebm_pipeline.runs.sweep_report.sections import pictured, sections
+from ebm_pipeline.runs.sweep_report.weights import weights_side_by_side
 from ebm_pipeline.runs.swept import MODEL, Group
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.files import whole_file, write_text
@@ -62,13 +66,15 @@ def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) ->
         raise UserError("nothing to compare: give runs=[...], folders or MLflow run ids")
     uri = tracking_uri(config)
     runs: list[RunRecord] = []
+    unfinished: list[Line] = []
     for reference in references:
         record = records.find_run(uri, reference)
         below = records.children(record.uri, record.run_id, record.output_dir)
         under = [run for run in below if run.status == "FINISHED"]
+        unfinished += [Line.unfinished(run.name, run, run.status) for run in below if run.status != "FINISHED"]
         runs += sorted(under, key=by_size) or [record]
-    compare(runs, folder, None)
-    log.info(f"pictures and table: {folder}")
+    compare(runs, folder, None, unfinished=unfinished, root=Path(config.output_root))
+    log.info(f"pictures, tables and report.html: {folder}")
 
 
 def by_size(run: RunRecord) -> tuple[int, str]:
@@ -76,10 +82,18 @@ def by_size(run: RunRecord) -> tuple[int, str]:
     return run.parameters or 0, run.name
 
 
-def compare(runs: Sequence[RunRecord], folder: Path, tracker: Tracker | None, words: str = "") -> None:
-    """Tables (CSV, Markdown) and figures of several runs, to a folder and to a parent run if there is one.
+def compare(
+    runs: Sequence[RunRecord],
+    folder: Path,
+    tracker: Tracker | None,
+    words: str = "",
+    unfinished: Sequence[Line] = (),
+    root: Path | None = None,
+) -> None:
+    """Tables (CSV, Markdown), figures and report.html of several runs, to a folder and to a parent run if there is one.
 
-    Runs that differ in their seed alone are put together: mean and standard error over the seeds. words: the sweep's command.
+    Runs that differ in their seed alone are put together: mean and standard error over the seeds. words: the sweep's command;
+    unfinished: what the report says of other runs; root: below which it may lead to those of the runs, `folder` if not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = unique_names(runs)
@@ -96,8 +110,10 @@ def compare(runs: Sequence[RunRecord], folder: Path, tracker: Tracker | None, wo
     log.info(table)
 
     by_name = dict(zip(names, runs, strict=True))
-    firsts = [group.runs[0].run_id for group in groups]  # the images are those of one seed
-    figures = comparison_figures({name: run for name, run in by_name.items() if run.run_id in firsts})
+    shown, which = pictured(by_name, groups)
+    images = read_pictures(shown)
+    weights, unseen = weights_side_by_side(shown)
+    figures = comparison_figures(images) | ({} if weights is None else {"weights": weights})
     labels = {run.run_id: group.label for group in groups for run in group.runs}
     grouped = {name: labels[run.run_id] for name, run in by_name.items()} if seeds > 1 else None
     figures["learning_curves"] = learning_curves(by_name, grouped)
@@ -107,9 +123,14 @@ def compare(runs: Sequence[RunRecord], folder: Path, tracker: Tracker | None, wo
         if tracker is not None:
             tracker.log_image(plots.to_rgb(figure), key, 0)
             tracker.log_file(path, "comparison")
+    title = f"Comparison of {len(runs)} runs" if tracker is None else f"Sweep {folder.name}"
+    said = [*(Line.of(name, run, folder, root or folder) for name, run in by_name.items()), *unfinished]
+    pictures = sections(figures, images.how(), shown, which, unseen)
+    report = report_of(by_name, groups, title, words, said, pictures).write(folder)
     if tracker is not None:
         describe_parent(tracker, runs, description.of_sweep(runs, table, folder, words))
         tracker.log_table(columns, "comparison.json")
+        tracker.log_file(report)
         for path in (*files, folder / "comparison.md"):
             tracker.log_file(path, "comparison")
 
@@ -148,18 +169,8 @@ def table_over_seeds(groups: Sequence[Group]) -> dict[str, list[str]]:
         "seeds": [str(len(group.runs)) for group in groups],
     }
     for key in _compared([run for group in groups for run in group.runs]):
-        columns[label(key)] = [_with_error(*group.metric(key)) for group in groups]
+        columns[label(key)] = [swept.with_error(*group.metric(key)) for group in groups]
     return columns
-
-
-def _with_error(mean: float, error: float) -> str:
-    """To two digits of the error."""
-    if math.isnan(mean):
-        return "-"
-    if math.isnan(error) or error == 0:
-        return f"{mean:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
 def _compared(runs: Sequence[RunRecord]) -> list[str]:
@@ -201,10 +212,24 @@ def shown(key: str, metrics: Mapping[str, float]) -> str:
     return f"{metrics[key]:.4g}" if key in metrics else "-"
 
 
-def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
-    """The study's figures, with a row per run; only of runs that saw the same images."""
-    arrays: dict[str, dict[str, Any]] = {}
-    made: dict[str, set[str]] = {}
+@dataclass(frozen=True, eq=False)
+class Images:
+    """What the pictures.h5 of runs hold: arrays by the run's name, and by the array's name the ways in which it was made."""
+
+    arrays: dict[str, dict[str, Any]]
+    made: dict[str, set[str]]
+
+    def how(self) -> dict[str, str]:
+        """How each kind of image was made, in words."""
+        return {
+            key: next(iter(ways)) if len(ways) == 1 else "made in different ways: see each run"
+            for key, ways in self.made.items()
+        }
+
+
+def read_pictures(runs: Mapping[str, RunRecord]) -> Images:
+    """The images that runs have left; raises UserError where one has none, or damaged ones."""
+    found = Images({}, {})
     for name, run in runs.items():
         path = (run.output_dir or Path()) / "pictures.h5"
         if not path.is_file():
@@ -215,12 +240,18 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
             with h5py.File(path) as file:
                 check_self_contained(file)
                 check_digest(file)
-                arrays[name] = {key: file[key][:] for key in PICTURED}
-                arrays[name]["shape"] = tuple(map(int, file.attrs["image_shape"]))
+                found.arrays[name] = {key: file[key][:] for key in PICTURED}
+                found.arrays[name]["shape"] = tuple(map(int, file.attrs["image_shape"]))
                 for key in file:
-                    made.setdefault(key, set()).add(get_text(file[key], "made", ""))
+                    found.made.setdefault(key, set()).add(get_text(file[key], "made", ""))
         except (UserError, *DAMAGE) as error:
             raise UserError(f"{path} is damaged ({error}): take another copy, or leave out the run {name}") from error
+    return found
+
+
+def comparison_figures(images: Images) -> dict[str, Figure]:
+    """The study's figures, with a row per run; only of runs that saw the same images."""
+    arrays, made = images.arrays, images.how()
     first = next(iter(arrays.values()))
     if not all(np.array_equal(own[key], first[key]) for own in arrays.values() for key in ("shape", "data", "noisy")):
         log.warning("the runs saw different images: the comparison has no rows of images")
@@ -228,8 +259,9 @@ def comparison_figures(runs: Mapping[str, RunRecord]) -> dict[str, Figure]:
 
     def figure(key: str, title: str, *given: str) -> Figure:
         rows = {label.capitalize(): first[label] for label in given}
-        how = made[key].pop() if len(made[key]) == 1 else "made in different ways: see each run"
-        return plots.comparison(rows | {name: own[key] for name, own in arrays.items()}, first["shape"], title, how)
+        return plots.comparison(
+            rows | {name: own[key] for name, own in arrays.items()}, first["shape"], title, made[key]
+        )
 
     return {
         "reconstructions": figure("reconstructions", "Reconstructions of validation images", "data"),

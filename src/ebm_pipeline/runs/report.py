@@ -1,4 +1,7 @@
-"""report.html: all of a run on one page that stands alone, its pictures inside it, for the screen and for paper."""
+"""report.html: all of a run on one page that stands alone, its pictures inside it, for the screen and for paper.
+
+The page of a sweep (`sweep_report`) shares its looks.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from ebm_pipeline.evaluation.card import LikelihoodCard
 from ebm_pipeline.evaluation.verdict import Verdict
@@ -47,12 +50,12 @@ class Report:
         )
         return ENVIRONMENT.from_string(PAGE).render(
             report=self,
-            colour=COLOURS.get(self.verdict.name, "#8a5a00"),
+            colour=colour_of(self.verdict.name),
             gained={part: interval.low - self.card.independent[part] for part, interval in self.card.intervals.items()}
             if self.card
             else {},
             card_lines=str(self.card).splitlines()[len(self.card.images) :] if self.card else [],
-            pictures={heading: [_picture(path) for path in paths] for heading, paths in sections},
+            pictures={heading: [picture_of(path) for path in paths] for heading, paths in sections},
         )
 
     def write(self, folder: Path) -> Path:
@@ -62,22 +65,30 @@ class Report:
         return path
 
 
-def _picture(path: Path) -> dict[str, str | int]:
-    """A PNG as what an img element needs; its width stands in its header."""
-    data = path.read_bytes()
-    (width,) = struct.unpack(">I", data[16:20])
-    return {
-        "source": f"data:image/png;base64,{base64.b64encode(data).decode()}",
-        "width": round(width / PIXELS_PER_INCH),
-        "name": path.stem.removesuffix("_final").replace("_", " "),
-    }
+def picture_of(path: Path) -> dict[str, str | int]:
+    """A PNG file as what an img element needs."""
+    return picture(path.read_bytes(), path.stem.removesuffix("_final").replace("_", " "))
 
 
-ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-ENVIRONMENT.filters["words"] = lambda name: name.replace("_", " ")
-ENVIRONMENT.filters["label"] = label
-COLOURS = {"trustworthy": "#00694c", "diverged": "#a32020", "not evaluated": "#555555"}
-PAGE = """<!DOCTYPE html>
+def picture(png: bytes, name: str) -> dict[str, str | int]:
+    """A PNG, whose width stands in its header, as what an img element needs."""
+    (width,) = struct.unpack(">I", png[16:20])
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return {"source": source, "width": round(width / PIXELS_PER_INCH), "name": name}
+
+
+def colour_of(verdict: str) -> str:
+    """The colour of a verdict, by its name."""
+    return {"trustworthy": "#00694c", "diverged": "#a32020", "not evaluated": "#555555"}.get(verdict, "#8a5a00")
+
+
+SHOW = """{% macro show(pictures) %}
+{% for picture in pictures %}
+<figure><img src="{{ picture.source }}" width="{{ picture.width }}" alt="{{ picture.name }}"></figure>
+{% endfor %}
+{% endmacro %}
+"""
+BASE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -90,8 +101,8 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid #cfd5dc; padding-bottom: .2rem; }
 p { margin: .4rem 0; max-width: 48rem; overflow-wrap: anywhere; }
 .quiet { color: #555; }
-.verdict { border-left: .35rem solid {{ colour }}; padding: .3rem 0 .3rem .9rem; margin: 1.4rem 0; }
-.verdict strong { color: {{ colour }}; font-size: 1.15rem; }
+.verdict { border-left: .35rem solid var(--colour); padding: .3rem 0 .3rem .9rem; margin: 1.4rem 0; }
+.verdict strong { color: var(--colour); font-size: 1.15rem; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .18rem 1.4rem .18rem 0; text-align: right; border-bottom: 1px solid #e6e9ed; }
 th { font-weight: 600; border-bottom-color: #8b949e; }
@@ -105,23 +116,26 @@ pre { font: 12px/1.45 ui-monospace, Consolas, Menlo, monospace; background: #f5f
   overflow-wrap: anywhere; }
 @media print { body { margin: 0; font-size: 10pt; max-width: none; } h2 { break-after: avoid; } }
 @page { margin: 18mm; }
+{% block style %}{% endblock %}
 </style>
 </head>
 <body>
+{% block body %}{% endblock %}
+</body>
+</html>
+"""
+PAGE = """{% extends "base" %}
+{% from "show" import show %}
+{% block body %}
 <h1>{{ report.title }}</h1>
 <p class="quiet">{{ report.subtitle }}</p>
-<div class="verdict">
+<div class="verdict" style="--colour: {{ colour }}">
 <p><strong>{{ report.verdict.name }}</strong></p>
 <p>{{ report.verdict.reason }}</p>
 {% if report.verdict.beside %}
 <p class="quiet">{{ report.verdict.beside }}</p>
 {% endif %}
 </div>
-{% macro show(heading) %}
-{% for picture in pictures[heading] %}
-<figure><img src="{{ picture.source }}" width="{{ picture.width }}" alt="{{ picture.name }}"></figure>
-{% endfor %}
-{% endmacro %}
 <h2>Likelihood</h2>
 {% if report.card %}
 <table>
@@ -138,7 +152,7 @@ pre { font: 12px/1.45 ui-monospace, Consolas, Menlo, monospace; background: #f5f
 {% for line in card_lines %}
 <p>{{ line }}</p>
 {% endfor %}
-{{ show("Likelihood") }}
+{{ show(pictures["Likelihood"]) }}
 {% else %}
 <p>Not measured: run ebm-evaluate, or train with evaluation=full.</p>
 {% endif %}
@@ -148,7 +162,7 @@ pre { font: 12px/1.45 ui-monospace, Consolas, Menlo, monospace; background: #f5f
 {% else %}
 <p>No samples were drawn for diagnostics: run ebm-evaluate, or train with evaluation=full.</p>
 {% endif %}
-{{ show("Diagnostics") }}
+{{ show(pictures["Diagnostics"]) }}
 <h2>Metrics</h2>
 <div class="metrics"><table>
 {% for name, value in report.metrics.items() %}
@@ -157,10 +171,18 @@ pre { font: 12px/1.45 ui-monospace, Consolas, Menlo, monospace; background: #f5f
 </table></div>
 {% for heading in ("Samples and weights", "Training") %}
 <h2>{{ heading }}</h2>
-{{ show(heading) }}
+{{ show(pictures[heading]) }}
 {% endfor %}
 <h2>Configuration</h2>
 <pre>{{ report.config }}</pre>
-</body>
-</html>
+{% endblock %}
 """
+ENVIRONMENT = Environment(
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    loader=DictLoader({"base": BASE, "show": SHOW}),
+)
+ENVIRONMENT.filters["words"] = lambda name: name.replace("_", " ")
+ENVIRONMENT.filters["label"] = label

@@ -27,12 +27,13 @@ from ebm_pipeline.runs.folders import (
     set_up,
 )
 from ebm_pipeline.runs.parameters import SWEPT_VARIABLE
+from ebm_pipeline.runs.sweep_report.facts import Line
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.files import can_write
 from ebm_pipeline.tracking import deadline, records
 from ebm_pipeline.tracking.address import without_password
 from ebm_pipeline.tracking.deadline import Patience
-from ebm_pipeline.tracking.records import ERROR_TAG, PARENT_VARIABLE, RunRecord
+from ebm_pipeline.tracking.records import PARENT_VARIABLE, RunRecord
 from ebm_pipeline.tracking.tracker import Tracker
 from ebm_pipeline.tracking.whose import check_artifacts
 
@@ -143,10 +144,14 @@ class Job:
     run: RunRecord | None
     status: str  # of MLflow; FAILED where the job ended before it had a run
 
-    def __str__(self) -> str:
+    @property
+    def line(self) -> Line:
+        """What the sweep's report says of it, where it did not finish."""
         name = f"{self.folder.name} ({self.run.name})" if self.run else self.folder.name
-        reason = self.run.tags.get(ERROR_TAG, "") if self.run else "no run was begun"
-        return f"{name}: {self.status.lower()}{f', {reason}' if reason else ''}"
+        return Line.unfinished(name, self.run, self.status)
+
+    def __str__(self) -> str:
+        return f"{self.line.name}: {self.line.said}{f', {self.line.reason}' if self.line.reason else ''}"
 
 
 def jobs_of(folder: Path, uri: str, run_id: str) -> list[Job]:
@@ -195,11 +200,13 @@ def _ended(status: str, folder: Path, tracker: Tracker, words: str) -> bool:
         tracker.finish("KILLED")
         return False
     finished = [job.run for job in jobs if job.run and job.status == "FINISHED"]
-    if finished:
-        compare(sorted(finished, key=by_size), folder, tracker, words)
     missing = [job for job in jobs if job.status != "FINISHED"]
+    if finished:
+        compare(sorted(finished, key=by_size), folder, tracker, words, [job.line for job in missing])
     lines = [f"{len(jobs)} jobs: {len(finished)} finished, {len(missing)} not", *(f"  {job}" for job in missing)]
     log.log(logging.ERROR if missing else logging.INFO, "\n".join(lines))
     tracker.finish("FAILED" if missing else status)
-    log.info(f"pictures and table: {folder}\nMLflow store: {without_password(tracker.uri)} (ebm-ui opens it)")
+    log.info(
+        f"pictures, tables and report.html: {folder}\nMLflow store: {without_password(tracker.uri)} (ebm-ui opens it)"
+    )
     return not missing

@@ -57,10 +57,24 @@ class Group:
 
     def metric(self, key: str) -> tuple[float, float]:
         """(mean, standard error) over the runs; NaN where a run lacks the number, and for the error of a single run."""
-        values = np.array([finite(run.metrics.get(key, math.nan)) for run in self.runs])
-        if len(values) == 1:
-            return float(values[0]), math.nan
-        return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+        return mean_and_error([finite(run.metrics.get(key, math.nan)) for run in self.runs])
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of a single value is NaN."""
+    array = np.array(values, dtype=np.float64)
+    error = float(array.std(ddof=1)) / math.sqrt(len(array)) if len(array) > 1 else math.nan
+    return float(array.mean()), error
+
+
+def with_error(mean: float, error: float) -> str:
+    """`mean ± error`, to two digits of the error; a dash for NaN."""
+    if math.isnan(mean):
+        return "-"
+    if math.isnan(error) or error == 0:
+        return f"{mean:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
 def finite(value: float) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ebm_pipeline import plots
 from ebm_pipeline.data import DataSet
+from ebm_pipeline.evaluation.baselines import baselines
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import save_model
@@ -60,7 +61,6 @@ processes.CONTEXT.set_forkserver_preload([__name__])  # what the other processes
 
 EXAMPLES = 32  # images shown of a data set
 EPOCH_PICTURE = re.compile(r"(.+)_(\d{4,})\.png")  # as `Training` names those that are drawn before and on the way
-METRICS_FILE = "metrics.json"  # in a run's folder: its last numbers, all of them
 TOTAL = "time/total_seconds"
 
 
@@ -107,18 +107,7 @@ def nothing_left(config: DictConfig, earlier: resume.Earlier, run: records.RunRe
     if parent and run.parent_run_id != parent:  # that of its sweep was lost, and made anew
         reopened(run, tracking_uri(config)).set_tags({records.PARENT_TAG: parent})
     log.info(f"{run.name}: nothing left to do, the run in {earlier.folder} is finished")
-    return run.metrics | all_metrics(earlier.folder)
-
-
-def all_metrics(folder: Path) -> dict[str, float]:
-    """What a finished run left in METRICS_FILE; empty where that is missing or damaged, as the store has the most of it."""
-    try:
-        known = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return (
-        {name: value for name, value in known.items() if type(value) in (int, float)} if isinstance(known, dict) else {}
-    )
+    return run.metrics | records.read_metrics(earlier.folder)
 
 
 def follow(resolved: dict[str, Any], folder: Path) -> None:
@@ -247,10 +236,12 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
     material = Material.of(plan.data, assessed_part(config, plan.data))
     found = assess(plan.settings, work.saved(machine), material, last, plan.recipe.mean_field, config.seed)
     seen = plan.monitored
-    wrong = plan.pictures.restored_wrong(machine, seen.validation, seen.noisy, int(config.seed))
-    last |= wrong | found.metrics
-    write_text(folder / METRICS_FILE, json.dumps(last, indent=1))
-    tracker.log_metrics({TOTAL: last[TOTAL]} | wrong, work.steps)
+    others = baselines(machine.layers[0], material.training, seen, plan.pictures.flips)
+    others |= plan.pictures.restored_wrong(machine, seen.validation, seen.noisy, int(config.seed))
+    last |= others | found.metrics
+    write_text(folder / records.METRICS_FILE, json.dumps(last, indent=1))
+    others = {key: value for key, value in others.items() if key not in found.metrics}
+    tracker.log_metrics({TOTAL: last[TOTAL]} | tracked(others), work.steps)
     if config.tracking.log_model:
         tracker.log_numbers_of(RESULT, dataset_of(work), tracked(found.metrics), work.steps)
     else:

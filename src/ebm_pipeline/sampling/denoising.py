@@ -20,8 +20,8 @@ def can_denoise(layer: Layer) -> bool:
     return isinstance(layer, (Bernoulli, Ising))
 
 
-def _states(layer: Layer) -> tuple[float, float]:
-    """The two states of each unit."""
+def two_states(layer: Layer) -> tuple[float, float]:
+    """The two states of each unit of a layer that `can_denoise`."""
     assert can_denoise(layer)
     return (0.0 if isinstance(layer, Bernoulli) else -1.0), 1.0
 
@@ -31,11 +31,21 @@ def given_noisy(machine: BoltzmannMachine, noisy: Tensor, flips: float) -> Boltz
 
     log p(noisy | v) is linear in v, so it is a bias of the visible units, another one for each sample.
     """
-    layer = machine.layers[0]
-    low, high = _states(layer)
+    return machine.with_tensors({"layers/0/bias": layer_given_noisy(machine.layers[0], noisy, flips).bias})
+
+
+def layer_given_noisy(layer: Layer, noisy: Tensor, flips: float) -> Layer:
+    """The visible layer of `given_noisy`, without hidden units."""
+    low, high = two_states(layer)
     sign = 2 * (noisy - low) / (high - low) - 1
     evidence = torch.logit(torch.tensor(1 - flips, dtype=layer.bias.dtype)) / (high - low)
-    return machine.with_tensors({"layers/0/bias": layer.bias + evidence * sign})
+    return layer.with_tensors(bias=layer.bias + evidence * sign)
+
+
+def nearer_states(layer: Layer, means: Tensor) -> Tensor:
+    """The state of each unit that is nearer to its mean."""
+    low, high = two_states(layer)
+    return torch.where(means > (low + high) / 2, high, low).to(means.dtype)
 
 
 def denoise(
@@ -77,8 +87,7 @@ def restored(
         return up_and_down(machine, noisy)
     generator = torch.Generator(noisy.device).manual_seed(seed)
     means = denoise(machine, noisy, flips, sweeps, generator, progress)
-    low, high = _states(machine.layers[0])
-    return means, torch.where(means > (low + high) / 2, high, low).to(noisy.dtype)
+    return means, nearer_states(machine.layers[0], means)
 
 
 def restoration(layer: Layer, flips: float, sweeps: int) -> str:

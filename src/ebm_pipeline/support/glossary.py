@@ -85,6 +85,21 @@ WATCHED = (  # after each epoch, and by ebm-evaluate
     Term("train/learning_rate", "learning rate", "step size of the optimizer in the epoch", "1", NONE, DEFINED),
 )  # fmt: skip
 
+BASELINES = (  # of a run's data, without its model
+    Term("validation/noisy_error", "error of the noisy images",
+         "sqrt(mean (v - noisy v)^2), noisy v: with evaluation.flips of the pixels flipped", RMS, LOWER, DEFINED, NOWHERE),
+    Term("validation/noisy_wrong_pixels", "wrong pixels of the noisy images", "share of pixels that differ; two states", FRACTION,
+         LOWER, DEFINED, NOWHERE),
+    Term("validation/independent_error", "error of independent units",
+         "sqrt(mean (v - m)^2), m: means of independent units fitted to the training images", RMS, LOWER, DEFINED, NOWHERE),
+    Term("validation/independent_wrong_pixels", "wrong pixels of independent units",
+         "share of pixels that the likelier state of each unit, one image for all, gets wrong; two states", FRACTION, LOWER,
+         DEFINED, NOWHERE),
+    Term("validation/independent_restored_wrong_pixels", "wrong pixels, restored by independent units",
+         "share of pixels wrong in the likelier state of each independent unit given the noisy one and evaluation.flips; two "
+         "states", FRACTION, LOWER, DEFINED, NOWHERE),
+)  # fmt: skip
+
 WEIGHTS = (
     Term("weights/norm", "norm of the weights", "sqrt(sum W^2) over all layers", "1", NONE, DEFINED),
     Term("weights/sparsity", "sparsity of the weights", "share of the weights with |W| < 0.01", FRACTION, NONE, DEFINED),
@@ -153,7 +168,7 @@ LIKELIHOOD = (
     Term("{part}/variational_bound_high", "variational bound, upper end", "mean bound without log Z - (forward log Z - 2 SE)",
          NATS, HIGHER, DEEP),
     Term("{part}/independent_log_likelihood", "log-likelihood of independent units",
-         "sum_i log p_i(v_i), p_i fitted to the training images: what any model must beat", NATS, NONE, DEFINED, NOWHERE),
+         "sum_i log p_i(v_i), p_i fitted to the training images: what any model must beat", NATS, NONE, DEFINED, HELD_OUT),
     Term("{part}/bound_below_log_likelihood", "looseness of the bound",
          "log p(v) - bound of a few images, log p(v) by AIS with v clamped", NATS, LOWER, QUANTITATIVE, NOWHERE),
 )  # fmt: skip
@@ -228,6 +243,7 @@ TIME = (
 
 SECTIONS = {
     "Watched while a machine learns": WATCHED,
+    "Without a model": BASELINES,
     "Weights": WEIGHTS,
     "Sampler": SAMPLER,
     "Likelihood": LIKELIHOOD,

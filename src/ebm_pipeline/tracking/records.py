@@ -29,6 +29,7 @@ RUN_FILE = "run.json"
 DATA = "data"  # in it: the digest of the data
 ORIGIN = "started_from"  # in it, and as the tag ebm.started_from: the run, by its id, whose model a run began as, or the file
 MODEL_FILE = "model.h5"
+METRICS_FILE = "metrics.json"  # the last numbers of a run, all of them
 LAST_FILE = "model_last.h5"  # the weights of the last update, where MODEL_FILE has their mean over the last ones
 OUTPUT_TAG = "ebm.output_dir"
 PARENT_TAG = "mlflow.parentRunId"
@@ -91,6 +92,17 @@ def read_run_file(folder: Path) -> dict[str, str]:
         return {}
     good = isinstance(known, dict) and all(isinstance(value, str) for value in known.values())
     return known if good and "tracking_uri" in known else {}
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """What a finished run left in METRICS_FILE; empty where that is missing or damaged, as the store has the most of it."""
+    try:
+        known = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return (
+        {name: value for name, value in known.items() if type(value) in (int, float)} if isinstance(known, dict) else {}
+    )
 
 
 def claimed_run(folder: Path, users: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -115,19 +116,23 @@ class Pictures:
         pixels = image_layer(machine.layers[0], visible)
         if isinstance(pixels, LearnedGaussian):
             figures["deviations"] = deviations(pixels, shape, name)
-        projection = None
-        for index, weights in enumerate(machine.weights):
-            projection = weights if projection is None else projection @ weights
+        for index, projection in enumerate(weights_from_pixels(machine, visible)):
             what = "weights of" if index == 0 else "products of the weights from the pixels to"
             tiles = min(self.weight_tiles, projection.shape[1])
             figures[f"weights_{index + 1}"] = plots.weight_grid(
-                visible.images(projection.mT).mT.cpu().numpy(),
+                projection.cpu().numpy(),
                 shape,
                 f"{name}: weights, layer {index + 1}",
                 f"{what} the first {tiles} of {projection.shape[1]} units",
                 count=tiles,
             )
         return figures
+
+
+def weights_from_pixels(machine: BoltzmannMachine, visible: VisibleUnits) -> list[Tensor]:
+    """For each hidden layer the weights from the pixels to its units, (pixels, units); to higher layers the products of them."""
+    products = list(itertools.accumulate(machine.weights, torch.matmul))
+    return [visible.images(product.mT).mT for product in products]
 
 
 def deviations(layer: LearnedGaussian, shape: Shape, name: str) -> Figure:
