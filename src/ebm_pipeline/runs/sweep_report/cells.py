@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ebm_pipeline.runs.swept import Group, finite, mean_and_error, with_error
-from ebm_pipeline.support.glossary import ALL, FRACTION, HIGHER, LOWER, NATS, RMS, SECONDS, Term
+from ebm_pipeline.support.glossary import ALL, FRACTION, HALF, HIGHER, LOWER, NATS, ONE, RMS, SECONDS, Term
 from ebm_pipeline.support.names import found
 
-ARROWS = {LOWER: "↓", HIGHER: "↑"}  # which way is better
-SHOWN = {FRACTION: ".1f", NATS: ".2f", RMS: ".3f", SECONDS: ".3g"}  # how numbers of a unit are written
+ARROWS = {LOWER: "↓", HIGHER: "↑", HALF: "→ 50 %", ONE: "→ 1"}  # which way is better
+SHOWN = {FRACTION: ".1f", NATS: ".2f", "nats": ".2f", RMS: ".3f", SECONDS: ".3g"}  # how numbers of a unit are written
 SUFFIXES = {FRACTION: " %", SECONDS: " s"}
 MOST_DIGITS = 1e5  # above which three of them and an exponent are written
 
@@ -81,11 +81,12 @@ def column_of(name: str) -> Column:
 
 def number(name: str, raw: float) -> Cell:
     """A metric as it is written; what is not finite says so."""
-    unit = term_of(name).unit
+    term = term_of(name)
+    unit = term.unit
     value = finite(raw) * (100 if unit == FRACTION else 1)
     if math.isnan(value):
         return Cell("not finite")
-    shown = SHOWN.get(unit, ".3g") if abs(value) < MOST_DIGITS else ".3g"
+    shown = SHOWN.get(unit, ".3f" if term.better == ONE else ".3g") if abs(value) < MOST_DIGITS else ".3g"
     return Cell(f"{value:{shown}}{SUFFIXES.get(unit, '')}", value, value)
 
 
@@ -110,7 +111,7 @@ def _best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
         for cell in cells
         if cell.value is not None and cell.reach is not None
     }
-    if not column.arrow or len(cells) < 2 or not numbers:
+    if column.better not in (LOWER, HIGHER) or len(cells) < 2 or not numbers:
         return []
     first = max(numbers, key=lambda cell: numbers[cell][0])
     return [cell for cell, (_, reach) in numbers.items() if cell.text == first.text or reach >= numbers[first][0]]

@@ -80,7 +80,7 @@ def facts(runs: Sequence[RunRecord], words: str) -> dict[str, str]:
         "Swept": "; ".join(f"{name}: {values}" for name, values in _swept(runs).items()),
         "Command": words,
         "Data": "; ".join(data_of(own[0]) for own in _by_data(runs).values()),
-        "Seeds": _seeds(runs),
+        "Seed": _seeds(runs),
         "The same in all": ", ".join(f"{name} {value}" for name, value in shared.items()),
         "Hardware": "; ".join(_of_all(run.tags.get("ebm.hardware", "").split("; host ")[0] for run in runs)),
         "Versions": "; ".join(_of_all(run.tags.get("ebm.versions", "") for run in runs)),
@@ -116,9 +116,8 @@ def data_of(run: RunRecord) -> str:
     if known is None:
         return run.params.get("data", "")
     name, _, _, profile = known
-    counts = [
-        f"{profile[part]:,} {part}" for part in ("train", "validation", "test") if isinstance(profile.get(part), int)
-    ]
+    parts = {"train": "training", "validation": "validation", "test": "test"}
+    counts = [f"{profile[part]:,} {word}" for part, word in parts.items() if isinstance(profile.get(part), int)]
     seed = swept.setting(run, "data.seed")
     split = f" (split by seed {seed})" if seed else ""
     units, transform = profile.get("units"), profile.get("transform")
@@ -127,7 +126,7 @@ def data_of(run: RunRecord) -> str:
 
 def _seeds(runs: Sequence[RunRecord]) -> str:
     seeds = _of_all(swept.setting(run, "seed") for run in runs)
-    return f"{', '.join(seeds[:MOST_VALUES])}{', ...' if len(seeds) > MOST_VALUES else ''} (training)" if seeds else ""
+    return f"{', '.join(seeds[:MOST_VALUES])}{', ...' if len(seeds) > MOST_VALUES else ''}"
 
 
 def undetermined(names: Sequence[str], runs: Sequence[RunRecord]) -> list[str]:

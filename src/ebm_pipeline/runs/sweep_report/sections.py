@@ -15,8 +15,8 @@ from ebm_pipeline.tracking.records import RunRecord
 
 MOST_PICTURED = 8  # runs of which images and weights are shown
 DIFFERENT = (
-    "The runs saw different images (other data, noise, transform or split), so they do not stand side by side: see each run's own "
-    "report."
+    "The runs saw different images (other data, noise, transform or split), so they do not stand side by side: see each run's "
+    "own report."
 )
 TILES = (
     "A tile shows the weights from the pixels to one hidden unit; the colour bar gives their sign and size. The units are the "
@@ -25,9 +25,9 @@ TILES = (
 DATA_PICTURE = Path("pictures") / "data_examples.png"
 LOG_PARTITION_PICTURE = "log_partition.png"
 SAID = {
-    "reconstructions": "Validation images, and what each model makes of them: {made}.",
-    "denoising": "Validation images, the same with noise, and what each model restores: {made}.",
-    "fantasies": "What each model draws by itself: {made}. A column has nothing in common.",
+    "reconstructions": "Validation images, and what each model makes of them ({made}).",
+    "denoising": "Validation images, the same with noise, and what each model restores ({made}).",
+    "fantasies": "What each model draws by itself ({made}). The images of a column have nothing in common.",
 }  # fmt: skip
 MADE = {"reconstructions": "reconstructions", "denoising": "denoised", "fantasies": "fantasies"}  # names in pictures.h5
 
