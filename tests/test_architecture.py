@@ -61,7 +61,7 @@ INSIDE = {
         ("configuration", "options", "serving", "swept"),
         ("description",),
         ("reference", "sweep_report"),
-        ("assess", "compare", "resume", "data", "serve", "sync", "ui"),
+        ("assess", "compare", "covered", "resume", "data", "serve", "sync", "ui"),
         ("present",),
         ("referee", "plan", "sample"),
         ("parameters",),

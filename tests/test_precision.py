@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebm_pipeline.models.layers import Bernoulli, LearnedGaussian
 from ebm_pipeline.models.machine import BoltzmannMachine, assemble
-from ebm_pipeline.training.centring import centred
+from ebm_pipeline.training import centring
 from ebm_pipeline.training.objectives.contrast import contrast_exact
 from ebm_pipeline.training.precision import precision_scaled
 
@@ -73,8 +73,10 @@ def test_the_step_is_that_in_the_scaled_coordinates(
     sizes = (torch.outer(below, above), below, above, torch.full((4,), rate), torch.full((3,), rate))
     step = tuple(size * part for size, part in zip(sizes, back, strict=True))
     _, expected = torch.autograd.functional.jvp(natural, at, step)
-    with centred(gradient, centres if offsets else ()):
-        precision_scaled(gradient, machine, centres if offsets else (), rate)
+    used = centres if offsets else ()
+    centring.subtract_outer(gradient, used)
+    precision_scaled(gradient, machine, used, rate)
+    centring.follow(gradient, used, keys)
     assert list(gradient) == keys
     for key, value in zip(keys, expected, strict=True):
         torch.testing.assert_close(gradient[key], value, msg=key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,18 +31,19 @@ from ebm_pipeline.training import (
     L2,
     AdaptiveL1,
     FixedColumnNorm,
+    NonNegative,
     Penalty,
     Pretraining,
     ProximalL1,
     SparsityTarget,
+    centring,
     power_law,
 )
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.blocks import Blocks
-from ebm_pipeline.training.centring import centred
 from ebm_pipeline.training.module import BoltzmannTraining
 from ebm_pipeline.training.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
-from ebm_pipeline.training.objectives.contrast import contrast_exact
+from ebm_pipeline.training.objectives.contrast import Learning, contrast_exact
 from ebm_pipeline.training.pretraining import compose, grow, pretrain, recipe_for
 from ebm_pipeline.training.recipe import Recipe
 
@@ -365,10 +367,72 @@ def test_centring_is_descent_on_the_centred_machine(sizes: tuple[int, ...], gene
         }
     ).folded()
     transformed = machine.energy_gradient(states, sample_weights)
-    with centred(transformed, offsets):
-        pass
+    centring.subtract_outer(transformed, offsets)
+    centring.follow(transformed, offsets, list(transformed))
     for name, value in transformed.items():
         torch.testing.assert_close(stepped.named_tensors()[name], machine.named_tensors()[name] - rate * value)
+
+
+class ExactGradient:
+    """Maximum likelihood of an RBM with few visible units, without noise: the model's side is a sum over all their states."""
+
+    persistent = False
+
+    def __call__(self, machine: BoltzmannMachine, clamped: Any, chains: Any, generator: torch.Generator) -> Learning:
+        every = all_states(machine.layers[0].units).float()
+        share = torch.softmax(-machine.free_energy((every, None)), 0)
+        data, model = (
+            (visible, machine.layers[1].mean(machine.inputs((visible, None), 1))) for visible in (clamped[0], every)
+        )
+        rows = len(clamped[0])
+        stacked = tuple(torch.cat(pair) for pair in zip(data, model, strict=True))
+        weights = torch.cat((torch.full((rows,), 1 / rows), -share))
+        return Learning(machine.energy_gradient(stacked, weights), None, data, {})
+
+
+HOLDS: dict[str, dict[str, Any]] = {
+    "L2": {"penalties": (L2(0.1, ["weights/0"]),)},
+    "L1": {"penalties": (L1(0.05, ["weights/0"]),)},
+    "norm": {"constraints": (FixedColumnNorm(["weights/0"], 0.5),)},
+    "non-negative": {"constraints": (NonNegative(["weights/0"]),)},
+    "fixed": {"fixed": ("weights/0",)},
+    "proximal": {"constraints": (ProximalL1(["weights/0"], 0.02),)},
+}
+
+
+@pytest.mark.parametrize(
+    ("hidden", "how"),
+    # a proximal step stands for an epoch, and is followed to first order: too large a one for Gaussian units
+    [*((Bernoulli, how) for how in HOLDS), *((Gaussian, how) for how in HOLDS if how != "proximal")],
+)
+def test_what_holds_the_weights_does_not_move_the_means(hidden: type[Bernoulli | Gaussian], how: str) -> None:
+    """Nothing is asked of the biases: whatever holds the weights back, the model that is learned has the means of the data."""
+    images = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 0]]).float().repeat(4, 1)
+    weights = 0.3 * torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    machine = assemble([Bernoulli.create(4), hidden.create(3)], [weights])
+    own = recipe(lr=0.3, objective=ExactGradient(), centring=0.02, epochs=100, **HOLDS[how])
+    module = BoltzmannTraining(machine, own, images.mean(0), monitored(images))
+    trainer = pl.Trainer(
+        max_epochs=40, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    batches = Blocks(BatchLoader(images, EpochOrder(torch.arange(20), 30, 0), Identity(), 20))
+    trainer.fit(module, train_dataloaders=batches, val_dataloaders=[torch.zeros(1)])
+    every = all_states(4).float()
+    means = torch.softmax(-module.machine.free_energy((every, None)), 0) @ every
+    torch.testing.assert_close(means, images.mean(0), rtol=0, atol=0.01)
+    if how != "fixed":
+        assert not torch.allclose(module.machine.weights[0], weights, atol=0.05)
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1, weight_decay=0.1), torch.optim.AdamW])
+def test_weight_decay_which_biases_cannot_follow_is_refused(optimizer: Any) -> None:
+    images = stripes()
+    for rate, refused in ((0.1, True), (None, False)):
+        own = recipe(optimizer=optimizer, centring=rate)
+        module = BoltzmannTraining(small_machine(6, 4), own, images.mean(0), monitored(images))
+        with pytest.raises(UserError, match="L2 penalty of the same strength") if refused else nullcontext():
+            fit(module, images, 1)
 
 
 # ---------------------------------------------------------------------------------------------- pretraining

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from ebm_pipeline.plots.frame import Array, colours, panels, title_panel
+from ebm_pipeline.plots.frame import COLOURS, Array, colours, panels, title_panel
 from ebm_pipeline.support.errors import UserError
 
 Curves = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
@@ -138,6 +138,27 @@ def confusion_matrix(counts: ArrayLike, title: str, subtitle: str = "") -> Figur
             axes.set_yticks(range(len(numbers)))
         axes.set_xlabel("most probable label")
         axes.set_ylabel("label of the data")
+    return figure
+
+
+def class_shares(samples: Mapping[str, tuple[Array, Array]], data: ArrayLike, title: str, subtitle: str = "") -> Figure:
+    """Share of each class, percent: samples[name] = (shares, standard errors), each (classes,), beside those of the data."""
+    expected = 100 * np.asarray(data)
+    places = np.arange(len(expected))
+    inches = min(9.0, max(4.2, 0.5 * len(expected) + 0.8))
+    legend = {"training images": "#c8c8c8"} | dict(zip(samples, COLOURS, strict=False))
+    with panels(1, 1, (inches, 2.2), title, subtitle, legend) as (figure, (axes,)):
+        axes.bar(places, expected, width=0.8, color="#c8c8c8")
+        for index, (name, (shares, errors)) in enumerate(samples.items()):
+            moved = 0.22 * (index - (len(samples) - 1) / 2)
+            axes.errorbar(
+                places + moved, 100 * shares, 200 * errors, color=legend[name], linewidth=0, elinewidth=1, marker="o",
+                markersize=3.5, capsize=2,
+            )  # fmt: skip
+        axes.set_xticks(places)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("class")
+        axes.set_ylabel("share, percent")
     return figure
 
 

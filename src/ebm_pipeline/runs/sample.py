@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ebm_pipeline import plots
+from ebm_pipeline.data.dataset import DataSet
 from ebm_pipeline.data.hdf5 import new_file, set_text
 from ebm_pipeline.models.storage import SavedModel, load_model
 from ebm_pipeline.runs.assess import check_states
@@ -27,6 +28,7 @@ from ebm_pipeline.runs.configuration import (
     set_up_torch,
     tracking_uri,
 )
+from ebm_pipeline.runs.covered import covered
 from ebm_pipeline.runs.places import with_data_now
 from ebm_pipeline.runs.reference import model_file, stands_alone
 from ebm_pipeline.runs.trust import check_path, trusted_modules
@@ -74,6 +76,7 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     lines = [f"{title} on {given.description}"]
     lines += [f"  {name.replace('_', ' ')}: {how}" for name, how in answer.made.items()]
     lines += [f"  {name.replace('_', ' ')} {value:.4g}" for name, value in answer.metrics.items()]
+    lines += covered(answer, given.data, folder, title)
     log.info("\n".join([*lines, f"arrays: {written}", f"picture: {picture}"]))
     return answer
 
@@ -86,6 +89,7 @@ class Given:
     title: str
     description: str
     labels: Tensor | None = None
+    data: DataSet | None = None
     to_grey: Callable[[Tensor], Tensor] = lambda images: images
     starts: str = "data"  # what the images are, where chains start at them
 
@@ -120,7 +124,7 @@ def material(
         )
     description = f"{data.name} {data.digest}, {config.part}, transform {data.transform.name}"
     images, labels = data.images(config.part, config.count), data.labels(config.part, config.count)
-    return Given(images, own.model.name, description, labels, data.transform.to_grey)
+    return Given(images, own.model.name, description, labels, data, data.transform.to_grey)
 
 
 def draw(answer: Answer, saved: SavedModel, title: str) -> Figure:

@@ -26,7 +26,7 @@ class Answer:
 
     how: of the picture, where `made` of the last of them does not say it; confusion: (classes, classes), how many images of
     the class of each row were given the label of each column, shown in place of images; hidden: the arrays that are of no
-    visible units.
+    visible units; families: samples (count, units) by where their chains started, all of which had the same sweeps.
     """
 
     arrays: dict[str, Tensor]
@@ -36,6 +36,7 @@ class Answer:
     how: str = ""
     confusion: Tensor | None = None
     hidden: tuple[str, ...] = ()
+    families: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

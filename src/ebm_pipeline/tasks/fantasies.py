@@ -41,7 +41,7 @@ class Fantasies(Task):
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
         check_size("task", len(images), self.sweeps, sum(layer.units for layer in model.machine.layers))
         generator = torch.Generator(device=images.device).manual_seed(seed)
-        metrics = {}
+        metrics, families = {}, {}
         if self.start_beta == 1:
             sampler: Sampler = Gibbs()
             if self.replicas is not None:
@@ -49,6 +49,8 @@ class Fantasies(Task):
             chains = equilibrate(
                 model.machine, images, len(images), self.sweeps, generator, progress, sampler, model.data_mean
             )
+            last = chains.visible[self.sweeps]
+            families = {"data": last[: len(images)], "noise": last[len(images) :]}
             states, metrics = chains.states, defined({"sampler/r_hat": chains.worst}) | chains.info
             kind = "Gibbs sweeps"
             if self.replicas is not None:
@@ -75,4 +77,5 @@ class Fantasies(Task):
             {"fantasies": f"samples; {how}", "fantasy_means": f"conditional means given the hidden units; {how}"},
             ("fantasies",),
             metrics,
+            families=families,
         )

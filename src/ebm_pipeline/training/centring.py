@@ -7,33 +7,52 @@ the uncentred parameters along the transformed gradient
     g_W'   = g_W - o_l g_{b_{l+1}}^T - g_{b_l} o_{l+1}^T,        g_b_l' = g_b_l - g_W'_l o_{l+1} - g_W'_{l-1}^T o_{l-1}
 
 So the machine that is trained carries no offsets; they live in the training alone, as running means of the data phase.
+
+The biases follow whatever moves the weights: `subtract_outer` makes g_W', to which penalties on the weights are added, and
+`follow` then makes the biases' gradient; what a constraint does to the weights is followed too (`follow_change`). Where they
+did not follow, training would come to rest at biases whose gradient is not 0: a model without the means of its data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
 Gradient = dict[str, Tensor]
 
 
-@contextmanager
-def centred(gradient: Gradient, offsets: Sequence[Tensor]) -> Iterator[None]:
-    """Transform the gradient in place, for one offset (units,) per layer; without offsets it stays.
+def subtract_outer(gradient: Gradient, offsets: Sequence[Tensor]) -> None:
+    """The weights' gradient of the machine centred at one offset (units,) per layer, in place; without offsets it stays.
 
-    Inside the block it is the gradient with respect to the centred machine's own parameters, and may be transformed further.
+    Those of the biases are the centred machine's as they are.
     """
-    biases = [gradient[f"layers/{index}/bias"] for index in range(len(offsets))]
-    plain = [bias.clone() for bias in biases]
     for index in range(len(offsets) - 1):
         lower, upper = offsets[index], offsets[index + 1]
-        weights = gradient[f"weights/{index}"]
-        weights.addr_(lower, plain[index + 1], alpha=-1).addr_(plain[index], upper, alpha=-1)
-    yield
+        below, above = gradient[f"layers/{index}/bias"], gradient[f"layers/{index + 1}/bias"]
+        gradient[f"weights/{index}"].addr_(lower, above, alpha=-1).addr_(below, upper, alpha=-1)
+
+
+def follow(gradient: Gradient, offsets: Sequence[Tensor], moved: Collection[str]) -> None:
+    """The biases' gradient of the uncentred machine from all of the centred one's, in place; `moved` names what is trained."""
     for index in range(len(offsets) - 1):
-        lower, upper = offsets[index], offsets[index + 1]
-        weights = gradient[f"weights/{index}"]
-        biases[index].addmv_(weights, upper, alpha=-1)
-        biases[index + 1].addmv_(weights.mT, lower, alpha=-1)
+        if (name := f"weights/{index}") in moved:
+            _add(gradient[f"layers/{index}/bias"], gradient[f"layers/{index + 1}/bias"], gradient[name], offsets, index)
+
+
+def follow_change(
+    tensors: Mapping[str, Tensor], name: str, change: Tensor, offsets: Sequence[Tensor], moved: Collection[str]
+) -> None:
+    """Move the biases that are trained, in place, after the parameter `name` has changed by `change`, if it is weights."""
+    kind, index, *_ = name.split("/")
+    if kind == "weights" and offsets:
+        names = (f"layers/{index}/bias", f"layers/{int(index) + 1}/bias")
+        below, above = (tensors[bias].data if bias in moved else None for bias in names)
+        _add(below, above, change, offsets, int(index))
+
+
+def _add(below: Tensor | None, above: Tensor | None, weights: Tensor, offsets: Sequence[Tensor], index: int) -> None:
+    if below is not None:
+        below.addmv_(weights, offsets[index + 1], alpha=-1)
+    if above is not None:
+        above.addmv_(weights.mT, offsets[index], alpha=-1)

@@ -22,9 +22,8 @@ from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_cl
 from ebm_pipeline.models.machine import BoltzmannMachine, States
 from ebm_pipeline.sampling import leaves, visible_at_mean, with_leaves
 from ebm_pipeline.support.errors import DivergedError, UserError, check_memory
-from ebm_pipeline.training import processes
+from ebm_pipeline.training import centring, processes
 from ebm_pipeline.training.arrangement import Arrangement
-from ebm_pipeline.training.centring import centred
 from ebm_pipeline.training.constraints import step_size
 from ebm_pipeline.training.objectives import Learning
 from ebm_pipeline.training.precision import precision_scaled
@@ -119,9 +118,12 @@ class BoltzmannTraining(pl.LightningModule):
         if not int(state.get("averaged.n_averaged", torch.tensor(0))):
             return self.template.with_tensors(last)
         tensors = {name: state[f"averaged.module.{name}"].detach().clone() for name in self.named}
+        offsets = self._own([state[name] for name in self.offset_names])
         for constraint in self.recipe.constraints:
             for name in constraint.parameters:
+                before = tensors[name].clone()
                 constraint.apply_to_mean(tensors[name], last[name])
+                centring.follow_change(tensors, name, tensors[name] - before, offsets, self.trained)
         return self.template.with_tensors(tensors)
 
     @property
@@ -133,6 +135,15 @@ class BoltzmannTraining(pl.LightningModule):
             else None
         )
 
+    @property
+    def _offsets(self) -> States:
+        """Of centring, one (units,) for each layer of the expanded machine; none without centring."""
+        return tuple(getattr(self, name) for name in self.offset_names)
+
+    def _own(self, offsets: Sequence[Tensor]) -> States:
+        """Those of the machine's own layers."""
+        return self.arrangement.own(tuple(offsets)) if offsets else ()
+
     def _keep(self, chains: Any) -> None:
         for name, tensor in zip(self.chain_names, leaves(chains) if self.chain_names else (), strict=True):
             setattr(self, name, tensor)
@@ -141,6 +152,11 @@ class BoltzmannTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         optimizer = self.recipe.optimizer([self.named[name] for name in self.trained])
+        if self.recipe.centring is not None and any(group.get("weight_decay") for group in optimizer.param_groups):
+            raise UserError(
+                "weight decay of the optimizer and centring do not go together: the biases would not follow the weights. Give an "
+                "L2 penalty of the same strength (model.penalties), with optimizer.weight_decay=0, or training.centring=null"
+            )
         return [optimizer], [self.recipe.scheduler(optimizer)]
 
     def on_fit_start(self) -> None:
@@ -167,13 +183,14 @@ class BoltzmannTraining(pl.LightningModule):
         """One step of the optimizer, from images (batch, units): this process's share of a batch."""
         machine, learning = self._learn(batch)
         offsets = self._shared(learning)
-        with centred(learning.gradient, offsets):
-            if self.variance_names:
-                precision_scaled(learning.gradient, machine, offsets, self.recipe.variance_rate)
+        centring.subtract_outer(learning.gradient, offsets)
+        if self.variance_names:
+            precision_scaled(learning.gradient, machine, offsets, self.recipe.variance_rate)
         gradient = self.arrangement.collapse(learning.gradient)
-        self._check_gradient(gradient)
         for penalty in self.recipe.penalties:
             penalty.add(self.named, gradient, self.arrangement.own(learning.data))
+        centring.follow(gradient, self._own(offsets), self.trained)
+        self._check_gradient(gradient)
         self._step(gradient)
         self._keep(learning.chains)
         if self.averaged is not None and self.global_step > (self.recipe.average_from or 0):
@@ -193,9 +210,9 @@ class BoltzmannTraining(pl.LightningModule):
             self.sums[name] = self.sums.get(name, 0.0) + value
         return machine, learning
 
-    def _shared(self, learning: Learning) -> list[Tensor]:
+    def _shared(self, learning: Learning) -> States:
         """Average the gradient over the processes, and move the offsets, which are returned, towards the data phase's means."""
-        offsets: list[Tensor] = [getattr(self, name) for name in self.offset_names]
+        offsets = self._offsets
         means = [states.mean(0, dtype=offset.dtype) for states, offset in zip(learning.data, offsets, strict=False)]
         processes.average([*learning.gradient.values(), *means])
         for offset, mean in zip(offsets, means, strict=True):
@@ -230,7 +247,9 @@ class BoltzmannTraining(pl.LightningModule):
             bare = self.optimizers(use_pl_optimizer=False)
             assert isinstance(bare, Optimizer)
             for name in constraint.parameters:
-                constraint.apply(self.named[name].data, updates * step_size(bare, self.named[name]))
+                parameter, before = self.named[name].data, self.named[name].detach().clone()
+                constraint.apply(parameter, updates * step_size(bare, self.named[name]))
+                centring.follow_change(self.named, name, parameter - before, self._own(self._offsets), self.trained)
 
     def on_train_epoch_end(self) -> None:
         schedulers = self.lr_schedulers()

@@ -1,0 +1,83 @@
+"""Classes of samples and their nearest training images: against brute force, against enumeration, and in the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import PLAIN, composed, run_command
+from helpers import all_states, joint_probabilities
+from PIL import Image
+from torch import Tensor
+
+from ebm_pipeline import cli
+from ebm_pipeline.evaluation.coverage import coverage
+from ebm_pipeline.models.layers import Bernoulli
+from ebm_pipeline.models.machine import assemble
+from ebm_pipeline.models.storage import SavedModel
+from ebm_pipeline.runs.train import train
+from ebm_pipeline.tasks import Fantasies
+
+
+def test_the_nearest_training_image_and_its_distance_are_those_of_brute_force() -> None:
+    generator = torch.Generator().manual_seed(3)
+    images, samples = torch.rand(50, 7, generator=generator), torch.rand(9, 7, generator=generator)
+    labels = torch.arange(50) % 3
+    found = coverage({"noise": samples}, images, labels, images[:10], labels[:10])
+    distances = (samples[:, None] - images).square().mean(-1).sqrt()
+    assert found.nearest["noise"].tolist() == distances.argmin(1).tolist()
+    np.testing.assert_allclose(found.distance["noise"], distances.min(1).values.numpy(), rtol=1e-5)
+    five = distances.argsort(1)[:, :5]
+    votes = torch.stack([(labels[five] == label).sum(1) for label in range(3)], 1)
+    sure = votes.max(1).values >= 4
+    assert found.unsure["noise"] == pytest.approx(float((~sure).float().mean()))
+    expected = votes.argmax(1)[sure].bincount(minlength=3) / max(1, int(sure.sum()))
+    np.testing.assert_allclose(found.samples["noise"], expected.numpy(), atol=1e-6)
+
+
+def test_shares_are_those_of_the_model() -> None:
+    """Classes by how many of six units are on, of chains that go between them, against the weights that enumeration gives."""
+    machine = assemble([Bernoulli(torch.full((6,), -0.9)), Bernoulli(torch.tensor([-4.5]))], [torch.full((6, 1), 1.5)])
+    states, probabilities = joint_probabilities(machine.map(Tensor.double))
+    images = all_states(6).float().repeat(10, 1)
+    labels = torch.bucketize(images.sum(1), torch.tensor([2.5, 3.5]))
+    answer = Fantasies(sweeps=300)(SavedModel(machine, images.mean(0), (2, 3), ""), images[:600], 1)
+    found = coverage(answer.families, images, labels, images, labels)
+    assert (found.error, found.unsure_held_out, found.unsure) == (0, 0, {"data": 0, "noise": 0})
+    classes = torch.bucketize(states[0].sum(1).float(), torch.tensor([2.5, 3.5]))
+    exact = np.array([float(probabilities[classes == label].sum()) for label in range(3)])
+    for start in ("data", "noise"):
+        assert (abs(found.samples[start] - exact) < 4 * np.sqrt(exact * (1 - exact) / 600)).all()
+    assert "600 samples, chains from noise" in str(found)
+
+
+def test_samples_that_repeat_training_images_are_seen() -> None:
+    generator = torch.Generator().manual_seed(3)
+    images, held_out = (torch.rand(count, 7, generator=generator) for count in (50, 20))
+    labels = torch.arange(50) % 2
+    copied = coverage({"noise": images[:5]}, images, labels, held_out, labels[:20]).metrics("noise")
+    fresh = coverage({"noise": torch.rand(30, 7, generator=generator)}, images, labels, held_out, labels[:20])
+    assert copied["sampler/nearest_training_image"] == pytest.approx(0, abs=1e-5)
+    assert fresh.metrics("noise")["sampler/nearest_training_image"] == pytest.approx(1, abs=0.3)
+
+
+def test_fantasies_of_labelled_data_are_told_by_class(tmp_path: Path) -> None:
+    train(composed(*PLAIN, "data=digits", output_root=tmp_path), tmp_path / "run")
+    words = [f"run={tmp_path / 'run'}", "task.sweeps=20", "count=60", f"hydra.run.dir={tmp_path / 'asked'}"]
+    said = run_command(cli.sample, *words, output_root=tmp_path).out
+    assert "60 samples, chains from noise: " in said
+    assert "percent wrong and" in said
+    for name in ("fantasies_classes", "fantasies_nearest"):
+        with Image.open(tmp_path / "asked" / f"{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    words = [
+        f"run={tmp_path / 'run'}",
+        "task.start_beta=0.5",
+        "task.sweeps=20",
+        f"hydra.run.dir={tmp_path / 'annealed'}",
+    ]
+    assert (
+        "nearest" not in run_command(cli.sample, *words, output_root=tmp_path).out
+    )  # chains of one start, not in equilibrium
