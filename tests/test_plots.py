@@ -153,11 +153,13 @@ def test_weights_of_several_models_have_as_many_tiles_and_a_scale_each() -> None
     panels = {panel.get_title(loc="left"): panel.images[0] for panel in figure.axes if panel.get_title(loc="left")}
     assert list(panels) == list(sizes)
     assert len({image.get_size() for image in panels.values()}) == 1  # 9 tiles of each, as the smallest layer has
-    for label, image in panels.items():
-        limit = np.abs(given[label][0][:, :9]).max()
+    for name, image in panels.items():
+        limit = np.abs(given[name][0][:, :9]).max()
         assert image.get_clim() == pytest.approx((-limit, limit))
         assert image.colorbar is not None
-        assert np.ma.masked_invalid(image.get_array()).mask.any(), "gaps are of no colour of the scale"
+        assert np.ma.getmaskarray(np.ma.masked_invalid(np.ma.asarray(image.get_array()))).any(), (
+            "gaps are of no colour of the scale"
+        )
 
 
 def test_nothing_to_draw_is_refused() -> None:
