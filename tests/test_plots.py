@@ -144,6 +144,24 @@ def test_shapes_that_do_not_fit_are_refused(images: np.ndarray) -> None:
         plots.image_grid(images, (28, 28), "title")
 
 
+def test_weights_of_several_models_have_as_many_tiles_and_a_scale_each() -> None:
+    generator = np.random.default_rng(3)
+    sizes = {"RBM": (0.5, 30), "DBM, layer 1": (2.0, 20), "DBM, layer 2": (0.1, 9)}
+    given = {label: (scale * generator.uniform(-1, 1, (64, units)), (8, 8)) for label, (scale, units) in sizes.items()}
+    figure = plots.weights_side_by_side(given, "Weights", "of three layers")
+    drawn_apart(figure)
+    panels = {panel.get_title(loc="left"): panel.images[0] for panel in figure.axes if panel.get_title(loc="left")}
+    assert list(panels) == list(sizes)
+    assert len({image.get_size() for image in panels.values()}) == 1  # 9 tiles of each, as the smallest layer has
+    for name, image in panels.items():
+        limit = np.abs(given[name][0][:, :9]).max()
+        assert image.get_clim() == pytest.approx((-limit, limit))
+        assert image.colorbar is not None
+        assert np.ma.getmaskarray(np.ma.masked_invalid(np.ma.asarray(image.get_array()))).any(), (
+            "gaps are of no colour of the scale"
+        )
+
+
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(UserError, match="no curves"):
         plots.learning_curves({}, "title")

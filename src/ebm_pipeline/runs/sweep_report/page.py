@@ -159,7 +159,7 @@ ul.runs strong { color: var(--colour); }
 ul.runs p { font-size: .87rem; max-width: 62rem; margin: .1rem 0; }
 ul.runs code { font: 11.5px/1.4 ui-monospace, Consolas, Menlo, monospace; color: #767676; overflow-wrap: anywhere; }
 a { color: #00558b; }
-small { display: block; font-size: .78rem; font-weight: 400; color: #666; }
+small { display: block; font-size: .9em; font-weight: 400; color: #666; }
 table.wide { width: 100%; font-size: .87rem; line-height: 1.3; }
 .wide th, .wide td { padding: .35rem 0 .35rem .8rem; vertical-align: top; }
 .wide thead th { vertical-align: bottom; }
@@ -178,7 +178,7 @@ table.wide { width: 100%; font-size: .87rem; line-height: 1.3; }
   .wide tr { border-bottom: 1px solid #8b949e; padding: .5rem 0; }
   .wide .without { background: #f5f6f8; padding-left: .5rem; }
   .wide th:first-child { font-size: 1rem; border: 0; }
-  .wide td, .wide .said { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0;
+  .wide td, .wide .said, .wide .judged { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0;
     font-size: .87rem; }
   .wide td::before { content: attr(data-label); color: #555; font-weight: 400; }
   .wide td span { text-align: right; }
@@ -186,7 +186,7 @@ table.wide { width: 100%; font-size: .87rem; line-height: 1.3; }
   dd { margin-bottom: .4rem; }
 }
 @media print { table.wide { font-size: 7pt; } .wide .said { font-size: 6.5pt; } .wide th, .wide td { padding-left: .35rem; }
-  .wide th:first-child { min-width: 0; } tr { break-inside: avoid; } .beside { display: block; } }
+  .wide th:first-child { min-width: 0; } tr { break-inside: avoid; } .beside { display: block; } .quiet { break-after: avoid; } }
 {% endblock %}
 {% block body %}
 <h1>{{ report.title }}</h1>
