@@ -59,7 +59,7 @@ def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
         "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "initialization", "model", "objective",
-        "optimizer", "recipe", "sampler", "scheduler", "sweep", "task", "trainer", "verdict", "width",
+        "optimizer", "recipe", "recipe/hopfield_on", "sampler", "scheduler", "sweep", "task", "trainer", "verdict", "width",
     } == GROUPS  # fmt: skip
     assert {path.stem for path in CONF.glob("*.yaml")} == {
         "train",
@@ -88,6 +88,9 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
         return
     if (group, option) == ("sweep", "optuna"):
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install '.[sweeps]'")
+    if group == "recipe/hopfield_on":  # by the data set alone
+        assert composed("model=hopfield", f"data={option}").optimizer.lr != 0.01
+        return
     if group == "width":  # by the data set alone
         assert composed(f"data={option}").hidden_units == composed("data=mnist", f"width={option}").hidden_units != 200
         return
@@ -470,8 +473,10 @@ def test_runs_of_other_seeds_are_trained_and_judged_on_the_same_images(tmp_path:
 
 
 def test_a_models_recipe_is_taken_by_itself_and_gives_way_to_what_is_said() -> None:
-    own = composed("model=hopfield")
-    assert (own.optimizer.lr, len(own.model.penalties)) == (0.01, 1)
+    own = composed("model=hopfield", "data=mnist")
+    assert (own.optimizer.lr, own.model.penalties[0].strength) == (0.01, 0.01)
+    small = composed("model=hopfield", "data=digits")
+    assert (small.optimizer.lr, small.model.penalties[0].strength) == (0.003, 0.05)
     assert composed("model=rbm").optimizer.lr == 0.05
     assert composed("model=hopfield", "optimizer.lr=0.2").optimizer.lr == 0.2
     notebook = composed("experiment=notebook", "model=hopfield")
