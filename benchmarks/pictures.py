@@ -119,7 +119,7 @@ def killed_and_resumed(folder: Path, output: Path) -> int:
     """A run that is killed and goes on; how many epochs its checkpoint held at the kill, which a file keeps."""
     note = folder.with_suffix(".killed")
     if not note.exists():
-        words = [ebm_train(), *INTERRUPTED, f"hydra.run.dir={folder}"]
+        words = [str(ebm_train()), *INTERRUPTED, f"hydra.run.dir={folder}"]
         with subprocess.Popen(
             words, env=os.environ | {"EBM_OUTPUT_DIR": str(output)}, stderr=subprocess.PIPE, text=True
         ) as process:

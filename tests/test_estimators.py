@@ -200,7 +200,7 @@ def test_noisy_images_are_restored_by_their_posterior() -> None:
     posterior = np.exp(log_weights - log_weights.max()) * flips**differing * (1 - flips) ** (6 - differing)
     means = posterior @ images / posterior.sum(1, keepdims=True)
     clear = np.abs(means - 0.5) > 0.1
-    found = rbm.denoise(images, flips=flips, sweeps=2000)
+    found = rbm.denoise(images, flips=flips, sweeps=1000)
     assert clear.mean() > 0.7
     assert (found[clear] == (means[clear] > 0.5)).all()
     assert (found != images).mean() > 0.1

@@ -18,7 +18,11 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "study.ipynb"
 CELLS: list[dict[str, Any]] = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
 DRAWING = {"data", "learning-curves", "reconstructions", "fantasies", "denoising", "weights", "likelihood", "verdict"}
-SHORTER = {"EPOCHS = 400": "EPOCHS = 30", "temperatures=2000": "temperatures=100", '"temperatures": 2000': '"temperatures": 100'}
+SHORTER = {
+    "EPOCHS = 400": "EPOCHS = 30",
+    "temperatures=2000": "temperatures=100",
+    '"temperatures": 2000': '"temperatures": 100',
+}
 
 
 def source(cell: dict[str, Any]) -> str:
@@ -32,7 +36,9 @@ def test_it_is_kept_without_outputs() -> None:
 
 
 def test_every_picture_is_beside_a_sentence_on_what_it_shows() -> None:
-    drawing = [index for index, cell in enumerate(CELLS) if "\nshow(" in f"\n{source(cell)}" or "pyplot.show" in source(cell)]
+    drawing = [
+        index for index, cell in enumerate(CELLS) if "\nshow(" in f"\n{source(cell)}" or "pyplot.show" in source(cell)
+    ]
     assert {CELLS[index]["id"] for index in drawing} == DRAWING
     for index in drawing:
         assert CELLS[index - 1]["cell_type"] == "markdown"

@@ -91,7 +91,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch:
         exec(code, names)
     assert names["verdict"].name in str(names["verdict"])
     assert names["restored"].shape == (1500, 64)
-    assert names["fantasies"].shape == names["visible"].shape == (64, 64)
+    assert names["fantasies"].shape == names["drawn"].shape == (64, 64)
     assert names["down"].shape == (8, 64)
 
 
