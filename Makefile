@@ -13,7 +13,7 @@ WORKERS := -n auto --maxprocesses 4 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow lint format docs train sweep ui serve bench clean
+.PHONY: help setup reproduce test test-slow lint format docs train sweep ui serve bench pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -66,8 +66,11 @@ serve: setup ## a trained model at http://127.0.0.1:5001: make serve MODEL=outpu
 	@test -n "$(MODEL)" || { echo "which model? make serve MODEL=outputs/runs/.../mlflow_model, or MODEL=models:/name@alias"; exit 1; }
 	@exec $(BIN)/ebm-serve "run=$(MODEL)" port=$(SERVE_PORT) $(ARGS)
 
-bench: setup ## the figures of the README: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; about half an hour)
+bench: setup ## the measured numbers of the documentation: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; about half an hour)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+pictures: setup ## the pictures of README and docs, docs/pictures/, trained and drawn (EBM_DATA_DIR for MNIST; ten minutes)
+	$(BIN)/python -m benchmarks.pictures $(ARGS)
 
 clean: ## remove caches and build files; .venv and outputs/ stay
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

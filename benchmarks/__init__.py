@@ -1,1 +1,1 @@
-"""The measured numbers of README.md and docs/results.md: `make bench`, or `python -m benchmarks NAME ...` for some of them."""
+"""The measured numbers of docs/results.md: `make bench`, or `python -m benchmarks NAME ...` for some of them."""

@@ -1,7 +1,8 @@
-"""What MkDocs does beside building docs/: pages of the repository's root, and the options of conf/ (`make docs`)."""
+"""What MkDocs does beside building docs/ (`make docs`): pages of the repository's root, the notebook, the options of conf/."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,26 @@ from ebm_pipeline.runs import options
 ROOT = Path(__file__).parents[1]
 FROM_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:]+)(#[^)]*)?\)")
+NOTEBOOK = "study.ipynb"
 OPTIONS_HERE = "<!-- make docs: every option -->"
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages that lie in the repository's root."""
+    """Adds the pages that lie in the repository's root, and the notebook's."""
     for source, page in FROM_ROOT.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    files.append(File.generated(config, "notebook.md", content=page_of(ROOT / "docs" / NOTEBOOK)))
     return files
+
+
+def page_of(notebook: Path) -> str:
+    """The text and the code of a notebook, which has no pictures before it is run."""
+    parts = []
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    parts.insert(1, f"The notebook itself, whose pictures appear when it is run: [{notebook.name}]({notebook.name}).")
+    return "\n\n".join(parts) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:

@@ -191,6 +191,24 @@ def test_what_is_learned_is_right() -> None:
     assert rbm.verdict_.name in str(rbm.verdict_)
 
 
+def test_noisy_images_are_restored_by_their_posterior() -> None:
+    """Each pixel is the likelier one of all 2^6 images weighted by p(image) p(noisy | image), wherever that is clear."""
+    rbm = ebm.RBM(hidden=3, epochs=40, learning_rate=0.1, batch_size=10, verbose=False).fit(PATTERNS)
+    images = np.array(list(np.ndindex(*6 * (2,))), dtype=np.float32)
+    flips, log_weights = 0.3, -rbm.free_energy(images)
+    differing = (images[:, None] != images).sum(2)  # (noisy, image)
+    posterior = np.exp(log_weights - log_weights.max()) * flips**differing * (1 - flips) ** (6 - differing)
+    means = posterior @ images / posterior.sum(1, keepdims=True)
+    clear = np.abs(means - 0.5) > 0.1
+    found = rbm.denoise(images, flips=flips, sweeps=1000)
+    assert clear.mean() > 0.7
+    assert (found[clear] == (means[clear] > 0.5)).all()
+    assert (found != images).mean() > 0.1
+    np.testing.assert_array_equal(rbm.denoise(images, flips=0.0), images)
+    with pytest.raises(ValueError, match="flips must be a number, at least 0 and at most 1; got 15"):
+        rbm.denoise(images, flips=15)
+
+
 def test_labels_are_learned_and_named() -> None:
     names = np.repeat(["ink", "paper"], 60)
     rbm = ebm.RBM(hidden=6, epochs=100, learning_rate=0.2, batch_size=20, verbose=False).fit(PATTERNS, names)

@@ -37,7 +37,7 @@ def saved(folder: Path, case: Case = BINARY, offsets: float = 0.0) -> Path:
 
 
 def loop_energy(file: h5py.File, states: list[np.ndarray[Any, np.dtype[Any]]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """The README's formula on the file as it is: E = -sum_l b_l.x_l - sum_l x_l W_l x_{l+1}, + x^2 / (2 variance)."""
+    """The formula of docs/commands.md on the file as it is: E = -sum_l b_l.x_l - sum_l x_l W_l x_{l+1}, + x^2 / (2 variance)."""
     energy = np.zeros(len(states[0]))
     for index, x in enumerate(states):
         group = file[f"layers/{index}"]

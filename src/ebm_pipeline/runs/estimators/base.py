@@ -36,7 +36,8 @@ from ebm_pipeline.runs.estimators.fitting import Fitted, fit, fit_tracked, in_py
 from ebm_pipeline.runs.estimators.settings import composed
 from ebm_pipeline.runs.estimators.states import numbers_of, states_of
 from ebm_pipeline.sampling import inpaint
-from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.sampling.denoising import restored
+from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.support.progress import Stages
 
 MOST_R_HAT = 1.1  # between chains from data and from noise: above it, samples come with a warning
@@ -226,10 +227,18 @@ class BoltzmannEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         means, _ = up_and_down(*self._in_double(X))
         return like(self._from_units(self.model_.visible.images(means.float())), X)
 
-    def denoise(self, X: ArrayLike | Tensor) -> Any:  # noqa: N803
-        """Noisy images (n, units) after one pass up and down by most probable states: states, not means."""
-        _, modes = up_and_down(*self._in_double(X))
-        return like(self._from_units(self.model_.visible.images(modes.float())), X)
+    def denoise(self, X: ArrayLike | Tensor, flips: float = 0.15, sweeps: int = 100) -> Any:  # noqa: N803
+        """Images (n, units) behind noisy ones, of whose pixels each was flipped with probability `flips`: states, not means.
+
+        The likelier state of each pixel given the noisy image, by `sweeps` Gibbs sweeps (Geman & Geman 1984,
+        doi:10.1109/TPAMI.1984.4767596), drawn by the estimator's seed. sweeps=0, or visible units of more than two states: one
+        pass up and down by most probable states, to which `flips` says nothing.
+        """
+        with value_errors():
+            check_number("flips", flips, 0, 1)
+            check_whole("sweeps", sweeps, 0)
+        _, guesses = restored(*self._in_double(X), flips, sweeps, self.seed)
+        return like(self._from_units(self.model_.visible.images(guesses.float())), X)
 
     def inpaint(self, X: ArrayLike | Tensor, mask: ArrayLike | Tensor, sweeps: int = 500, chains: int = 10) -> Any:  # noqa: N803
         """Images whose pixels under `mask` are means given the others: (n, units).
