@@ -59,7 +59,7 @@ def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
         "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "initialization", "model", "objective",
-        "optimizer", "recipe", "recipe/hopfield_on", "sampler", "scheduler", "sweep", "task", "trainer", "verdict", "width",
+        "optimizer", "recipe", "recipe_on", "sampler", "scheduler", "sweep", "task", "trainer", "verdict", "width",
     } == GROUPS  # fmt: skip
     assert {path.stem for path in CONF.glob("*.yaml")} == {
         "train",
@@ -88,9 +88,6 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
         return
     if (group, option) == ("sweep", "optuna"):
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install '.[sweeps]'")
-    if group == "recipe/hopfield_on":  # by the data set alone
-        assert composed("model=hopfield", f"data={option}").optimizer.lr != 0.01
-        return
     if group == "width":  # by the data set alone
         assert composed(f"data={option}").hidden_units == composed("data=mnist", f"width={option}").hidden_units != 200
         return
