@@ -51,6 +51,7 @@ def test_shares_are_those_of_the_model() -> None:
     for start in ("data", "noise"):
         assert (abs(found.samples[start] - exact) < 4 * np.sqrt(exact * (1 - exact) / 600)).all()
     assert "600 samples, chains from noise" in str(found)
+    assert "sampler/nearest_training_image" not in found.metrics("noise")  # held-out images are training images here
 
 
 def test_samples_that_repeat_training_images_are_seen() -> None:

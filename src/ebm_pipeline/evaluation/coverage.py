@@ -43,13 +43,13 @@ class Coverage:
         return error
 
     def metrics(self, start: str) -> dict[str, float]:
-        """Numbers by name, of the samples of one start."""
+        """Numbers by name, of the samples of one start; without the distance where held-out images repeat training images."""
+        near = float(np.median(self.distance[start]))
         return {
             "sampler/least_class_share": float(self.samples[start].min()),
             "sampler/most_class_share": float(self.samples[start].max()),
             "sampler/unsure_samples": self.unsure[start],
-            "sampler/nearest_training_image": float(np.median(self.distance[start])) / self.usual,
-        }
+        } | ({"sampler/nearest_training_image": near / self.usual} if self.usual > 0 else {})
 
     def __str__(self) -> str:
         def percent(shares: NDArray[np.float64]) -> str:
