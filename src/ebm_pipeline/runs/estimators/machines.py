@@ -9,6 +9,7 @@ from ebm_pipeline.runs.estimators.base import BoltzmannEstimator
 from ebm_pipeline.support.errors import UserError
 
 LAYERS = "ebm_pipeline.models.layers"
+TRAINING = "ebm_pipeline.training"
 VISIBLE = {"bernoulli": "Bernoulli", "ising": "Ising", "gaussian": "Gaussian", "potts": "Potts"}
 PENALTIES = {"l1": "L1", "l2": "L2"}
 OBJECTIVES = ("pcd", "cd", "tap")
@@ -121,11 +122,7 @@ class RBM(_Trained):
             found |= {"data.values": "categories", "data.categories": self._categories}
         if self.visible == "gaussian":
             found["data.values"] = "real"
-        if self.penalty is not None:
-            _choice("penalty", self.penalty, PENALTIES)
-            target = f"ebm_pipeline.training.{PENALTIES[self.penalty]}"
-            found["model.penalties"] = [{"_target_": target, "parameters": ["weights/0"], "strength": self.strength}]
-        return found
+        return found | _penalties(self.penalty, self.strength)
 
     @property
     def _categories(self) -> int:
@@ -137,8 +134,10 @@ class RBM(_Trained):
 class Hopfield(_Trained):
     """Hopfield network, E(v) = -1/2 |W^T v|^2 - b v: an RBM whose hidden units are Gaussian of mean 0 and variance 1.
 
-    Parameters as those of `RBM`. Source: Hopfield 1982 (doi:10.1073/pnas.79.8.2554), Mehta et al. 2019 (arXiv:1803.08823),
-    section XVI. Methods raise ValueError as those of `RBM` do.
+    Parameters as those of `RBM`; `penalty` None is that of conf/recipe, "l2". Few images, learned from again and again, need a
+    stronger one and a lower rate, or the weights run away from the chains. Methods raise ValueError as those of `RBM` do.
+
+    Source: Hopfield 1982 (doi:10.1073/pnas.79.8.2554), Mehta et al. 2019 (arXiv:1803.08823), section XVI.
 
     >>> import numpy as np, ebm_pipeline as ebm
     >>> patterns = np.repeat([[0, 1, 0, 1], [1, 1, 0, 0]], 50, axis=0)
@@ -153,6 +152,8 @@ class Hopfield(_Trained):
         self,
         hidden: int = 200,
         *,
+        penalty: str | None = None,
+        strength: float = 0.01,
         epochs: int = 20,
         learning_rate: float | None = None,
         batch_size: int = 100,
@@ -165,6 +166,8 @@ class Hopfield(_Trained):
         track: bool = False,
     ) -> None:
         self.hidden = hidden
+        self.penalty = penalty
+        self.strength = strength
         self.epochs = epochs
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -175,6 +178,9 @@ class Hopfield(_Trained):
         self.threads = threads
         self.verbose = verbose
         self.track = track
+
+    def _values(self) -> dict[str, Any]:
+        return super()._values() | _penalties(self.penalty, self.strength)
 
 
 class GaussianRBM(Hopfield):
@@ -268,6 +274,15 @@ class DBM(_Trained):
         elif self.pretraining is not None:
             found["model.pretraining.epochs"] = self.pretraining
         return found
+
+
+def _penalties(penalty: str | None, strength: float) -> dict[str, Any]:
+    """That of the weights, by name; none leaves what the model has."""
+    if penalty is None:
+        return {}
+    _choice("penalty", penalty, PENALTIES)
+    target = f"{TRAINING}.{PENALTIES[penalty]}"
+    return {"model.penalties": [{"_target_": target, "parameters": ["weights/0"], "strength": strength}]}
 
 
 def _choice(name: str, value: object, known: Any) -> None:
