@@ -470,10 +470,10 @@ def test_runs_of_other_seeds_are_trained_and_judged_on_the_same_images(tmp_path:
 
 
 def test_a_models_recipe_is_taken_by_itself_and_gives_way_to_what_is_said() -> None:
-    own = composed("model=hopfield", "data=mnist")
-    assert (own.optimizer.lr, own.model.penalties[0].strength) == (0.01, 0.01)
-    small = composed("model=hopfield", "data=digits")
-    assert (small.optimizer.lr, small.model.penalties[0].strength) == (0.003, 0.05)
+    own = composed("model=hopfield")
+    assert (own.optimizer.lr, own.model.penalties[0].strength) == (0.003, 0.05)
+    larger = composed("model=hopfield", "data=mnist")
+    assert (larger.optimizer.lr, larger.model.penalties[0].strength) == (0.01, 0.01)
     assert composed("model=rbm").optimizer.lr == 0.05
     assert composed("model=hopfield", "optimizer.lr=0.2").optimizer.lr == 0.2
     notebook = composed("experiment=notebook", "model=hopfield")

@@ -134,8 +134,10 @@ class RBM(_Trained):
 class Hopfield(_Trained):
     """Hopfield network, E(v) = -1/2 |W^T v|^2 - b v: an RBM whose hidden units are Gaussian of mean 0 and variance 1.
 
-    Parameters as those of `RBM`; `penalty` None is that of conf/recipe, "l2". Few images, learned from again and again, need a
-    stronger one and a lower rate, or the weights run away from the chains. Methods raise ValueError as those of `RBM` do.
+    Parameters as those of `RBM`; `penalty` None is that of conf/recipe, "l2" of 0.05 with a rate of 0.003: at a higher rate,
+    or with a weaker one, the weights may run away from the chains where images are few.
+
+    Methods raise ValueError as those of `RBM` do.
 
     Source: Hopfield 1982 (doi:10.1073/pnas.79.8.2554), Mehta et al. 2019 (arXiv:1803.08823), section XVI.
 
