@@ -229,6 +229,7 @@ IN_PLACE = {  # (file, call): why it may write to another name than `partial`
     ("tracking/journal.py", "shutil.copytree(path, kept / path.name)"): "a line names it afterwards",
     ("tracking/calls.py", "image.save(path)"): "a line names it afterwards",
     ("training/checkpoints.py", "torch.save(checkpoint, buffer)"): "memory",
+    ("runs/sweep_report/page.py", "Image.fromarray(plots.to_rgb(figure)).save(file, format='png')"): "memory",
 }
 WRITING_METHODS = {
     "write_text",

@@ -168,7 +168,7 @@ LIKELIHOOD = (
     Term("{part}/variational_bound_high", "variational bound, upper end", "mean bound without log Z - (forward log Z - 2 SE)",
          NATS, HIGHER, DEEP),
     Term("{part}/independent_log_likelihood", "log-likelihood of independent units",
-         "sum_i log p_i(v_i), p_i fitted to the training images: what any model must beat", NATS, NONE, DEFINED, HELD_OUT),
+         "sum_i log p_i(v_i), p_i fitted to the training images: what any model must beat", NATS, NONE, DEFINED, ("test",)),
     Term("{part}/bound_below_log_likelihood", "looseness of the bound",
          "log p(v) - bound of a few images, log p(v) by AIS with v clamped", NATS, LOWER, QUANTITATIVE, NOWHERE),
 )  # fmt: skip
