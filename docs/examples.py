@@ -10,7 +10,7 @@ from griffe import Extension
 EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
 
 
-class Examples(Extension):  # type: ignore[misc]
+class Examples(Extension):
     """Puts a fence around each."""
 
     def on_object(self, *, obj: Any, **kwargs: Any) -> None:
