@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 
 from ebm_pipeline.runs.configuration import STORE_KEYS, check_keys, tracking_uri
 from ebm_pipeline.support.errors import UserError, check_whole
+from ebm_pipeline.support.interruption import Interrupted
 from ebm_pipeline.support.listening import listening
 from ebm_pipeline.tracking.address import without_password
 from ebm_pipeline.tracking.pages import newest_experiment, pages
@@ -38,11 +40,12 @@ def show(config: DictConfig) -> None:
             f"the runs of {newest.name}: {home}/#/experiments/{newest.experiment_id}/runs" if newest else "no runs yet"
         )
         app = pages(uri)
-        asyncio.run(_serve(app, place, f"{runs}\nall experiments: {home}/#/experiments\nCtrl-C ends it"))
+        if asyncio.run(_serve(app, place, f"{runs}\nall experiments: {home}/#/experiments\nCtrl-C ends it")):
+            raise Interrupted(signal.SIGINT)  # nothing else ends it, and the server may keep the signal to itself
 
 
-async def _serve(app: ASGIApp, place: socket.socket, ready: str) -> None:
-    """Answer, and print `ready` as soon as that is so."""
+async def _serve(app: ASGIApp, place: socket.socket, ready: str) -> bool:
+    """Answer, and print `ready` as soon as that is so; whether it ever was."""
     settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=END_SECONDS)
     server = uvicorn.Server(settings)
     serving = asyncio.create_task(server.serve(sockets=[place]))
@@ -51,3 +54,4 @@ async def _serve(app: ASGIApp, place: socket.socket, ready: str) -> None:
     if server.started:
         print(ready, flush=True)
     await serving
+    return server.started
