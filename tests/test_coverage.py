@@ -54,6 +54,16 @@ def test_shares_are_those_of_the_model() -> None:
     assert "sampler/nearest_training_image" not in found.metrics("noise")  # held-out images are training images here
 
 
+def test_labels_may_be_any_numbers_and_errors_are_of_samples_that_have_a_class() -> None:
+    images = torch.eye(4).repeat_interleave(5, 0)
+    labels = torch.tensor([7, 7, 7, -1, -1, *[7] * 5, *[1990] * 5, *[-1] * 5])  # what is like the first five is unsure
+    found = coverage({"noise": torch.eye(4)[[0, 1, 1, 2]]}, images, labels, images[5:], labels[5:])
+    assert "percent (-1 7 1990): training images 35.0 40.0 25.0" in str(found)
+    assert (found.error, found.unsure["noise"]) == (0, 0.25)
+    np.testing.assert_allclose(found.samples["noise"], [0, 2 / 3, 1 / 3])
+    np.testing.assert_allclose(found.error_of("noise"), np.sqrt(np.array([0, 2 / 9, 2 / 9]) / 3))
+
+
 def test_samples_that_repeat_training_images_are_seen() -> None:
     generator = torch.Generator().manual_seed(3)
     images, held_out = (torch.rand(count, 7, generator=generator) for count in (50, 20))
@@ -69,6 +79,7 @@ def test_fantasies_of_labelled_data_are_told_by_class(tmp_path: Path) -> None:
     words = [f"run={tmp_path / 'run'}", "task.sweeps=20", "count=60", f"hydra.run.dir={tmp_path / 'asked'}"]
     said = run_command(cli.sample, *words, output_root=tmp_path).out
     assert "60 samples, chains from noise: " in said
+    assert "sampler/least class share 0" in said
     assert "percent wrong and" in said
     for name in ("fantasies_classes", "fantasies_nearest"):
         with Image.open(tmp_path / "asked" / f"{name}.png") as picture:

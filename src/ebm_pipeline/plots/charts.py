@@ -141,11 +141,13 @@ def confusion_matrix(counts: ArrayLike, title: str, subtitle: str = "") -> Figur
     return figure
 
 
-def class_shares(samples: Mapping[str, tuple[Array, Array]], data: ArrayLike, title: str, subtitle: str = "") -> Figure:
+def class_shares(
+    samples: Mapping[str, tuple[Array, Array]], data: ArrayLike, classes: Sequence[int], title: str, subtitle: str = ""
+) -> Figure:
     """Share of each class, percent: samples[name] = (shares, standard errors), each (classes,), beside those of the data."""
     expected = 100 * np.asarray(data)
     places = np.arange(len(expected))
-    inches = min(9.0, max(4.2, 0.5 * len(expected) + 0.8))
+    inches = max(4.2, 0.5 * len(expected) + 0.8)
     legend = {"training images": "#c8c8c8"} | dict(zip(samples, COLOURS, strict=False))
     with panels(1, 1, (inches, 2.2), title, subtitle, legend) as (figure, (axes,)):
         axes.bar(places, expected, width=0.8, color="#c8c8c8")
@@ -155,7 +157,7 @@ def class_shares(samples: Mapping[str, tuple[Array, Array]], data: ArrayLike, ti
                 places + moved, 100 * shares, 200 * errors, color=legend[name], linewidth=0, elinewidth=1, marker="o",
                 markersize=3.5, capsize=2,
             )  # fmt: skip
-        axes.set_xticks(places)
+        axes.set_xticks(places, map(str, classes))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("class")
         axes.set_ylabel("share, percent")

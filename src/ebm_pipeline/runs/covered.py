@@ -10,6 +10,7 @@ from ebm_pipeline.evaluation.coverage import NEIGHBOURS, coverage
 from ebm_pipeline.tasks import Answer
 
 MOST_IMAGES, HELD_OUT = 60_000, 2000
+MOST_CLASSES = 50  # that a picture has room for
 SHOWN = 8  # samples beside their nearest training image
 
 
@@ -19,6 +20,8 @@ def covered(answer: Answer, data: DataSet | None, folder: Path, title: str) -> l
     held_out = None if data is None else data.labels("validation", HELD_OUT)
     if data is None or labels is None or held_out is None or not answer.families or len(labels) < NEIGHBOURS:
         return []
+    if (count := len(labels.unique())) > MOST_CLASSES:
+        return [f"classes of the samples are left out: the labels have {count} values, more than {MOST_CLASSES}"]
     alone = data.visible.images
     images = alone(data.images("train", MOST_IMAGES))
     samples = {start: alone(states) for start, states in answer.families.items()}
@@ -33,7 +36,7 @@ def covered(answer: Answer, data: DataSet | None, folder: Path, title: str) -> l
         f"bars: two standard errors; {how}; class by the {NEIGHBOURS} nearest training images, wrong for "
         f"{100 * found.error:.1f}% of held-out images; left out as unsure: {unsure}"
     )
-    bars = plots.class_shares(shares, found.data, f"{title}: classes", note)
+    bars = plots.class_shares(shares, found.data, found.classes, f"{title}: classes", note)
     rows = {}
     for start, states in samples.items():
         rows[f"Chains from {start}"] = data.transform.to_grey(states[:SHOWN]).cpu().numpy()

@@ -73,10 +73,11 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
             file["labels"] = given.labels.numpy()
     title = f"{given.title}: {task.name}"
     picture = plots.save(draw(answer, saved, title), folder / f"{task.name}.png")
+    classes = covered(answer, given.data, folder, title)
     lines = [f"{title} on {given.description}"]
     lines += [f"  {name.replace('_', ' ')}: {how}" for name, how in answer.made.items()]
     lines += [f"  {name.replace('_', ' ')} {value:.4g}" for name, value in answer.metrics.items()]
-    lines += covered(answer, given.data, folder, title)
+    lines += [f"  {line}" for line in classes]
     log.info("\n".join([*lines, f"arrays: {written}", f"picture: {picture}"]))
     return answer
 

@@ -9,13 +9,14 @@ the uncentred parameters along the transformed gradient
 So the machine that is trained carries no offsets; they live in the training alone, as running means of the data phase.
 
 The biases follow whatever moves the weights: `subtract_outer` makes g_W', to which penalties on the weights are added, and
-`follow` then makes the biases' gradient; what a constraint does to the weights is followed too (`follow_change`). Where they
+`follow` then makes the biases' gradient; what a constraint does to the weights is followed too (`followed`). Where they
 did not follow, training would come to rest at biases whose gradient is not 0: a model without the means of its data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -40,15 +41,19 @@ def follow(gradient: Gradient, offsets: Sequence[Tensor], moved: Collection[str]
             _add(gradient[f"layers/{index}/bias"], gradient[f"layers/{index + 1}/bias"], gradient[name], offsets, index)
 
 
-def follow_change(
-    tensors: Mapping[str, Tensor], name: str, change: Tensor, offsets: Sequence[Tensor], moved: Collection[str]
-) -> None:
-    """Move the biases that are trained, in place, after the parameter `name` has changed by `change`, if it is weights."""
+@contextmanager
+def followed(
+    tensors: Mapping[str, Tensor], name: str, offsets: Sequence[Tensor], moved: Collection[str]
+) -> Iterator[Tensor]:
+    """The parameter `name`, to be changed in place; of weights that are centred the biases that are trained then follow."""
     kind, index, *_ = name.split("/")
-    if kind == "weights" and offsets:
+    parameter = tensors[name].data
+    before = parameter.clone() if kind == "weights" and offsets else None
+    yield parameter
+    if before is not None:
         names = (f"layers/{index}/bias", f"layers/{int(index) + 1}/bias")
         below, above = (tensors[bias].data if bias in moved else None for bias in names)
-        _add(below, above, change, offsets, int(index))
+        _add(below, above, parameter - before, offsets, int(index))
 
 
 def _add(below: Tensor | None, above: Tensor | None, weights: Tensor, offsets: Sequence[Tensor], index: int) -> None:

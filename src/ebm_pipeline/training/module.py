@@ -121,9 +121,8 @@ class BoltzmannTraining(pl.LightningModule):
         offsets = self._own([state[name] for name in self.offset_names])
         for constraint in self.recipe.constraints:
             for name in constraint.parameters:
-                before = tensors[name].clone()
-                constraint.apply_to_mean(tensors[name], last[name])
-                centring.follow_change(tensors, name, tensors[name] - before, offsets, self.trained)
+                with centring.followed(tensors, name, offsets, self.trained) as mean:
+                    constraint.apply_to_mean(mean, last[name])
         return self.template.with_tensors(tensors)
 
     @property
@@ -247,9 +246,8 @@ class BoltzmannTraining(pl.LightningModule):
             bare = self.optimizers(use_pl_optimizer=False)
             assert isinstance(bare, Optimizer)
             for name in constraint.parameters:
-                parameter, before = self.named[name].data, self.named[name].detach().clone()
-                constraint.apply(parameter, updates * step_size(bare, self.named[name]))
-                centring.follow_change(self.named, name, parameter - before, self._own(self._offsets), self.trained)
+                with centring.followed(self.named, name, self._own(self._offsets), self.trained) as parameter:
+                    constraint.apply(parameter, updates * step_size(bare, self.named[name]))
 
     def on_train_epoch_end(self) -> None:
         schedulers = self.lr_schedulers()
