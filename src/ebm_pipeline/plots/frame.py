@@ -1,4 +1,4 @@
-"""What all pictures share: style, headings above the panels, a legend, pixels and files."""
+"""What all pictures share: style, headings above the panels, a legend, pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,14 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from PIL import Image
-
-from ebm_pipeline.support.files import whole_file
 
 Array = NDArray[Any]
 
 DPI = 150
 LEGEND_ROW = 0.2  # inches
+MOST_COLUMNS = 3  # panels side by side
+APART = 2.0  # letters between panels
+LEAST_LETTERS = 4  # in the last line of a title
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
@@ -73,7 +72,7 @@ def panels(
             )  # fmt: skip
             top -= (legend_inches + 0.05) / height
         yield figure, axes[:count]
-        figure.tight_layout(rect=(0, 0, 1, top))
+        figure.tight_layout(rect=(0, 0, 1, top), w_pad=APART)
 
 
 def colours(labels: Sequence[str]) -> dict[str, Any]:
@@ -90,7 +89,12 @@ def wrapped(text: str, inches: float) -> list[str]:
 
 def title_panel(panel: Axes, text: str, inches: float) -> None:
     """A title in as many lines as a panel of this width, its axis included, needs."""
-    panel.set_title(textwrap.fill(text, max(12, int(inches * 12))), loc="left")
+    width = max(12, int(inches * 12))
+    lines = textwrap.wrap(text, width)
+    while len(lines) > 1 and len(lines[-1]) < LEAST_LETTERS and width > 12:  # a number alone in its line
+        width -= 1
+        lines = textwrap.wrap(text, width)
+    panel.set_title("\n".join(lines), loc="left")
 
 
 def headings_inches(lines: Sequence[str]) -> float:
@@ -113,8 +117,9 @@ def to_rgb(figure: Figure) -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
-    with whole_file(path) as partial:
-        Image.fromarray(to_rgb(figure)).save(partial, format="png", dpi=(DPI, DPI))
-    return path
+def shortened(value: str) -> str:
+    """A setting's value for an axis: a number to three digits."""
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value

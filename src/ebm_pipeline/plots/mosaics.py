@@ -26,12 +26,13 @@ from ebm_pipeline.plots.frame import (
     wrapped,
     write_headings,
 )
+from ebm_pipeline.plots.scales import IMAGES, colour_bar, colours_of, signed_scale
 from ebm_pipeline.support.errors import UserError
 
 TILE_INCHES = 0.62
 FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
 MOST_SIDE = 200  # pixels to a side of a tile, which is 93 dots wide; of longer sides neighbours are averaged
-WEIGHT_PANEL, WEIGHT_PANELS = (2.2, 2.15), 4  # inches of a panel of several models' weights, and panels to a row
+WEIGHT_PANEL, WEIGHT_PANELS = (2.45, 2.15), 4  # inches of a panel of several models' weights, and panels to a row
 THINNEST = 8  # a tile is at most so many times longer than thin, which a vector of numbers would not be: it is stretched to that
 
 
@@ -43,31 +44,36 @@ def image_grid(
     values, note = _unit_range(tiles)
     mosaic = _mosaic(values, columns, gap_value=np.nan)
     figure, axes = _figure(mosaic, title, _join(subtitle, note), columns)
-    axes.imshow(mosaic, cmap=_with_gap("gray_r"), vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(mosaic, cmap=colours_of(IMAGES), vmin=0, vmax=1, interpolation="nearest")
     return figure
 
 
 def weight_grid(
-    weights: ArrayLike, image_shape: tuple[int, int], title: str, subtitle: str = "", columns: int = 5, count: int = 25
+    weights: ArrayLike,
+    image_shape: tuple[int, int],
+    title: str,
+    subtitle: str = "",
+    columns: int = 5,
+    count: int = 25,
+    bar_label: str = "weight (nats)",
 ) -> Figure:
-    """The first `count` columns of the weights (pixels, units) as tiles, one colour scale symmetric about 0."""
+    """The first `count` columns of the weights (pixels, units) as tiles on one scale about 0: red positive, blue negative."""
     tiles = _tiles(np.asarray(weights).T[:count], image_shape)
-    limit = float(np.abs(tiles).max()) or 1.0
     mosaic = _mosaic(tiles, columns, gap_value=np.nan)
-    figure, axes = _figure(mosaic, title, subtitle, columns, right_inches=0.75)
-    drawn = axes.imshow(mosaic, cmap=_with_gap("RdBu_r"), vmin=-limit, vmax=limit, interpolation="nearest")
+    figure, axes = _figure(mosaic, title, subtitle, columns, right_inches=0.9)
+    drawn = axes.imshow(mosaic, interpolation="nearest", **signed_scale(float(np.abs(tiles).max())))
     box = axes.get_position()
-    bar_axes = figure.add_axes(
-        (box.x1 + 0.12 / figure.get_figwidth(), box.y0, 0.09 / figure.get_figwidth(), box.height)
-    )
-    bar = figure.colorbar(drawn, cax=bar_axes)
-    bar.outline.set_linewidth(0.4)
-    bar.ax.tick_params(labelsize=7, width=0.4, length=2)
+    place = (box.x1 + 0.12 / figure.get_figwidth(), box.y0, 0.09 / figure.get_figwidth(), box.height)
+    colour_bar(figure, drawn, bar_label, within=figure.add_axes(place))
     return figure
 
 
 def weights_side_by_side(
-    panels_of: Mapping[str, tuple[ArrayLike, tuple[int, int]]], title: str, subtitle: str = "", count: int = 16
+    panels_of: Mapping[str, tuple[ArrayLike, tuple[int, int]]],
+    title: str,
+    subtitle: str = "",
+    count: int = 16,
+    bar_label: str = "weight (nats)",
 ) -> Figure:
     """A panel for each entry, panels_of[label] = (weights (pixels, units), image shape): as many tiles of each, at most
     `count` of the first units; each panel has a scale of its own, with its colour bar.
@@ -77,14 +83,12 @@ def weights_side_by_side(
     columns = math.ceil(len(tiles) / math.ceil(len(tiles) / WEIGHT_PANELS))
     with panels(len(tiles), columns, WEIGHT_PANEL, title, subtitle) as (figure, axes):
         for panel, (label, own) in zip(axes, tiles.items(), strict=True):
-            limit = float(np.abs(own[:count]).max()) or 1.0
             mosaic = _mosaic(own[:count], math.isqrt(count - 1) + 1, gap_value=np.nan)
-            drawn = panel.imshow(mosaic, cmap=_with_gap("RdBu_r"), vmin=-limit, vmax=limit, interpolation="nearest")
+            limit = float(np.abs(own[:count]).max())
+            drawn = panel.imshow(mosaic, interpolation="nearest", **signed_scale(limit))
             title_panel(panel, label, WEIGHT_PANEL[0])
             panel.set_axis_off()
-            bar = figure.colorbar(drawn, ax=panel, fraction=0.046, pad=0.03)
-            bar.outline.set_linewidth(0.4)
-            bar.ax.tick_params(labelsize=7, width=0.4, length=2)
+            colour_bar(figure, drawn, bar_label, beside=panel)
     return figure
 
 
@@ -98,7 +102,7 @@ def comparison(rows: Mapping[str, ArrayLike], image_shape: tuple[int, int], titl
     mosaic = _mosaic(values, columns, gap_value=np.nan)
     left = 0.25 + 0.062 * max(len(label) for label in rows)
     figure, axes = _figure(mosaic, title, _join(subtitle, note), columns, left_inches=left)
-    axes.imshow(mosaic, cmap=_with_gap("gray_r"), vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(mosaic, cmap=colours_of(IMAGES), vmin=0, vmax=1, interpolation="nearest")
     height, width = values.shape[1:]
     for row, label in enumerate(rows):
         middle = row * (height + _gap((height, width))) + height / 2
@@ -186,11 +190,6 @@ def _mosaic(tiles: Array, columns: int, gap_value: float) -> Array:
         top, left = row * (height + gap), column * (width + gap)
         mosaic[top : top + height, left : left + width] = tile
     return mosaic
-
-
-def _with_gap(name: str) -> matplotlib.colors.Colormap:
-    """The colour map with a light blue-grey for the gaps between tiles, so that white paper and white ink differ."""
-    return matplotlib.colormaps[name].with_extremes(bad="#dfe5ec")
 
 
 def _figure(
