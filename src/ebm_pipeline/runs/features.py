@@ -9,7 +9,7 @@ from ebm_pipeline.models.storage import SavedModel
 from ebm_pipeline.tasks import Answer
 from ebm_pipeline.training.pictures import is_image, weight_figure, weights_from_pixels
 
-MOST_TILES = 64  # first hidden units whose weights are shown
+MOST_TILES, COLUMNS = 64, 8  # first hidden units whose weights are shown
 MOST_ROWS, MOST_UNITS = 64, 200  # images and hidden units whose means are shown
 
 
@@ -28,7 +28,12 @@ def feature_figures(answer: Answer, saved: SavedModel, name: str) -> dict[str, F
         what = "weights" if layer == 1 else "products of weights"
         key = "features" if layer == 1 else f"features_{layer}"
         figures[key] = weight_figure(
-            projection, shape, layer, f"{name}: features of layer {layer}, {what} {kind}", MOST_TILES
+            projection,
+            shape,
+            layer,
+            f"{name}: features of layer {layer}, {what} {kind}",
+            MOST_TILES,
+            COLUMNS,
         )
     figures["features_means"] = means_figure(answer, name)
     return figures

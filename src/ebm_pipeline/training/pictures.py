@@ -144,7 +144,12 @@ def is_image(shape: Shape) -> bool:
     return min(shape) > 1
 
 
-def weight_figure(projection: Tensor, shape: Shape, layer: int, title: str, most: int) -> Figure:
+def weight_label(layer: int) -> str:
+    """What a colour bar says of the weights from the pixels to a hidden layer, counted from 1."""
+    return "weight (nats)" if layer == 1 else f"product of weights (nats{POWERS.get(layer, f'^{layer}')})"
+
+
+def weight_figure(projection: Tensor, shape: Shape, layer: int, title: str, most: int, columns: int = 5) -> Figure:
     """Weights from the pixels to the first `most` units of a hidden layer (pixels, units): a tile each where the data are images,
     else one field of all.
 
@@ -153,10 +158,11 @@ def weight_figure(projection: Tensor, shape: Shape, layer: int, title: str, most
     tiles = min(most, projection.shape[1])
     weights = projection[:, :tiles].cpu().numpy()
     what = "weights from the pixels to" if layer == 1 else "products of the weights from the pixels to"
-    bar = "weight (nats)" if layer == 1 else f"product of weights (nats{POWERS.get(layer, f'^{layer}')})"
-    said = f"{what} the first {tiles} of {projection.shape[1]} units"
+    bar = weight_label(layer)
+    shown = f"the first {tiles} of {projection.shape[1]}" if tiles < projection.shape[1] else f"all {tiles}"
+    said = f"{what} {shown} units; red: positive, blue: negative"
     if is_image(shape):
-        return plots.weight_grid(weights, shape, title, said, count=tiles, bar_label=bar)
+        return plots.weight_grid(weights, shape, title, said, columns, tiles, bar)
     said = said.replace("pixels", "numbers of the data")
     return plots.matrices({"": weights}, "hidden unit", "number of the data", bar, title, said, signed=True)
 
