@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -26,14 +27,17 @@ from ebm_pipeline.models.storage import SavedModel
 from ebm_pipeline.plots.charts import say_metric
 from ebm_pipeline.plots.scales import GUTTERS, colours_of
 from ebm_pipeline.runs.beforehand import before
+from ebm_pipeline.runs.compare import learning_curves
 from ebm_pipeline.runs.configuration import build
 from ebm_pipeline.runs.features import feature_figures
 from ebm_pipeline.runs.report import picture
+from ebm_pipeline.runs.resume import digest
 from ebm_pipeline.runs.train import train
 from ebm_pipeline.sampling.denoising import can_denoise
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.glossary import HIGHER, LOWER, NONE, TERMS, Term
 from ebm_pipeline.tasks import Features
+from ebm_pipeline.tracking import records
 from ebm_pipeline.training import Pretraining
 from ebm_pipeline.training.pictures import deviations, weight_figure
 
@@ -198,7 +202,7 @@ def test_weights_of_data_that_are_no_images_are_one_field_of_colour() -> None:
     weights = torch.tensor(RNG.normal(size=(13, 5)))
     panel, bar = weight_figure(weights, (1, 13), 2, "RBM: weights", 3).axes
     np.testing.assert_array_equal(np.asarray(panel.images[0].get_array()), weights[:, :3])
-    assert (panel.get_xlabel(), panel.get_ylabel()) == ("hidden unit", "number of the data")
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("hidden unit", "visible unit")
     assert bar.get_ylabel() == "product of weights (nats²)"
 
 
@@ -327,21 +331,42 @@ def test_what_the_machine_cannot_have_stands_in_its_report(run: Path) -> None:
     assert "No pseudo-likelihood: with more than one hidden layer" in page
 
 
-def test_other_commands_write_the_format_too(run: Path) -> None:
-    root = run.parent
-    chosen = ("plots.format=pdf", "plots.dpi=60")
-    done = run_command(cli.compare, f"runs=[{run}]", *chosen, output_root=root)
+def test_what_is_asked_of_a_run_is_drawn_in_the_format_too(run: Path) -> None:
+    done = run_command(cli.sample, f"run={run}", "task=features", "count=8", "plots.format=pdf", output_root=run.parent)
     assert done.code == 0, done.err
-    (curves,) = root.glob("comparisons/*/learning_curves.pdf")
-    assert curves.with_suffix(".png").is_file()
-    done = run_command(cli.sample, f"run={run}", "task=features", "count=8", *chosen, output_root=root)
-    assert done.code == 0, done.err
-    (folder,) = (root / "samples").iterdir()
+    (folder,) = (run.parent / "samples").iterdir()
     expected = {"features", "features_2", "features_means"}
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.pdf")} == expected
-    wrong = run_command(cli.sample, f"run={run}", "plots.format=gif", output_root=root)
+    wrong = run_command(cli.sample, f"run={run}", "plots.format=gif", output_root=run.parent)
     assert wrong.code == 1
     assert "plots.format must be one of png, pdf, svg; got 'gif'" in wrong.err
+
+
+@pytest.mark.slow
+def test_comparing_and_evaluating_write_the_format_too(run: Path) -> None:
+    done = run_command(cli.compare, f"runs=[{run}]", "plots.format=pdf", "plots.dpi=60", output_root=run.parent)
+    assert done.code == 0, done.err
+    (curves,) = run.parent.glob("comparisons/*/learning_curves.pdf")
+    assert {path.stem for path in curves.parent.glob("*.png")} == {path.stem for path in curves.parent.glob("*.pdf")}
+    assert "layerwise pretraining came before" in plain_text_of_curves(run)
+    few = ("likelihood=null", "diagnostics.chains=20", "diagnostics.sweeps=40")
+    done = run_command(cli.evaluate, f"run={run}", *few, "plots.format=pdf", output_root=run.parent)
+    assert done.code == 0, done.err
+    assert len(list(run.parent.glob("evaluations/*/moments.pdf"))) == 1
+
+
+def plain_text_of_curves(run: Path) -> str:
+    """What the picture of a comparison says under its title."""
+    record = records.find_run(f"sqlite:///{run.parent / 'mlflow.db'}", str(run))
+    return learning_curves({"DBM": record}).texts[1].get_text().replace("\n", " ")
+
+
+def test_the_format_of_pictures_is_no_setting_of_a_run(tmp_path: Path) -> None:
+    """So that a run that was begun with another one, or by an earlier version without, can go on."""
+    plain, other = (
+        composed(*PLAIN, *given, output_root=tmp_path) for given in ((), ("plots.format=pdf", "plots.dpi=300"))
+    )
+    assert digest(plain) == digest(other)
 
 
 # ---------------------------------------------------------------------------------------------- what cannot be had
@@ -390,12 +415,12 @@ def test_features_are_drawn_and_not_the_images_that_were_given() -> None:
     assert titles == {
         "features": "DBM: features of layer 1, weights as images",
         "features_2": "DBM: features of layer 2, products of weights as images",
-        "features_means": "DBM: hidden units given images",
+        "features_means": "DBM: hidden units given the data",
     }
     first, second = machine.weights
     for key, weights in (("features", first), ("features_2", first @ second)):
         image = figures[key].axes[0].images[0]
-        pixels = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan)
+        pixels: np.ndarray = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan)
         tile = next(size for size in range(1, 99) if np.isnan(pixels[0, size]))  # dots of a tile and of three pixels
         np.testing.assert_allclose(pixels[0, : tile : tile // 3], weights[:3, 0], rtol=1e-6)
         bar = figures[key].axes[1].get_ylabel()
@@ -403,3 +428,12 @@ def test_features_are_drawn_and_not_the_images_that_were_given() -> None:
     means = [panel.images[0].get_array() for panel in figures["features_means"].axes[:2]]
     for shown, name in zip(means, ("layer_1", "layer_2"), strict=True):
         np.testing.assert_array_equal(np.asarray(shown), answer.arrays[name].double())
+
+
+@pytest.mark.parametrize("width", [2, 5, 9, 12, 13, 40, 4000])
+def test_names_of_rows_do_not_run_into_each_other_where_images_are_one_row(width: int) -> None:
+    rows = {f"noise, {sweeps}": np.zeros((8, width)) for sweeps in (1, 10, 100)}
+    drawn = plots.comparison(rows, (1, width), "title")
+    plots.to_rgb(drawn)
+    boxes = [text.get_window_extent() for text in drawn.axes[0].texts]
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))

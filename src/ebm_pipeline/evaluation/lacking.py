@@ -19,7 +19,7 @@ def of_the_pictures(machine: BoltzmannMachine, image_shape: tuple[int, int]) -> 
         why = (
             "pixels and label are units of different kinds"
             if visible.classes
-            else "its visible units have no two states"
+            else "its visible units have other than two states"
         )
         said.append(
             f"No restoring by sampling, given the share of flipped pixels: {why}. The picture of denoising is one pass up and "

@@ -33,7 +33,7 @@ WEIGHT = "weight (nats)"
 FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
 MOST_SIDE = 200  # pixels to a side of a tile, which is 93 dots wide; of longer sides neighbours are averaged
 WEIGHT_PANEL, WEIGHT_PANELS = (2.45, 2.15), 4  # inches of a panel of several models' weights, and panels to a row
-THINNEST = 8  # a tile is at most so many times longer than thin, which a vector of numbers would not be: it is stretched to that
+THINNEST = 5  # a tile is at most so many times longer than thin, which a vector of numbers would not be: it is stretched to that
 
 
 def image_grid(
@@ -158,7 +158,7 @@ def _tiles(images: ArrayLike, image_shape: tuple[int, int]) -> Array:
     tiles = _averaged(_averaged(array.reshape(-1, height, width), 1), 2)
     height, width = tiles.shape[1:]
     enlarged = max(1, FINE // max(height, width))
-    tall, wide = (max(1, max(height, width) // (THINNEST * side)) for side in (height, width))
+    tall, wide = (-(-max(height, width) // (THINNEST * side)) for side in (height, width))
     return tiles.repeat(enlarged * tall, axis=1).repeat(enlarged * wide, axis=2)
 
 

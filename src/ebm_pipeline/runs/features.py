@@ -23,7 +23,7 @@ def feature_figures(answer: Answer, saved: SavedModel, name: str) -> dict[str, F
     if saved.transform is not None:
         machine = machine.with_tensors({"weights/0": saved.transform.weights_to_grey(machine.weights[0].mT).mT})
     figures = {}
-    kind = "as images" if is_image(shape) else "as a field of colour, as the data are no images"
+    kind = "as images" if is_image(shape) else "in one field, as the data are no images"
     for layer, projection in enumerate(weights_from_pixels(machine, saved.visible), start=1):
         what = "weights" if layer == 1 else "products of weights"
         key = "features" if layer == 1 else f"features_{layer}"
@@ -35,16 +35,16 @@ def feature_figures(answer: Answer, saved: SavedModel, name: str) -> dict[str, F
             MOST_TILES,
             COLUMNS,
         )
-    figures["features_means"] = means_figure(answer, name)
+    figures["features_means"] = means_figure(answer, name, "image" if is_image(shape) else "row of the data")
     return figures
 
 
-def means_figure(answer: Answer, name: str) -> Figure:
-    """Means of the hidden units (images, units), a panel for each layer."""
+def means_figure(answer: Answer, name: str, given: str) -> Figure:
+    """Means of the hidden units (images, units), a panel for each layer; given: what one of the data is."""
     layers = {key.replace("_", " "): answer.arrays[key][:MOST_ROWS, :MOST_UNITS].cpu().numpy() for key in answer.hidden}
     how = answer.made[answer.hidden[0]]
     if any(answer.arrays[key].shape[1] > MOST_UNITS for key in answer.hidden):
         how += f"; the first {MOST_UNITS} units"
     return plots.matrices(
-        layers, "hidden unit", "image", "mean of its state", f"{name}: hidden units given images", how
+        layers, "hidden unit", given, "mean of its state", f"{name}: hidden units given the data", how
     )

@@ -163,8 +163,8 @@ def weight_figure(projection: Tensor, shape: Shape, layer: int, title: str, most
     said = f"{what} {shown} units; red: positive, blue: negative"
     if is_image(shape):
         return plots.weight_grid(weights, shape, title, said, columns, tiles, bar)
-    said = said.replace("pixels", "numbers of the data")
-    return plots.matrices({"": weights}, "hidden unit", "number of the data", bar, title, said, signed=True)
+    said = said.replace("pixels", "visible units")
+    return plots.matrices({"": weights}, "hidden unit", "visible unit", bar, title, said, signed=True)
 
 
 def deviations(layer: LearnedGaussian, shape: Shape, name: str, *, units_are_pixels: bool = True) -> Figure:
@@ -178,5 +178,5 @@ def deviations(layer: LearnedGaussian, shape: Shape, name: str, *, units_are_pix
     )
     if units_are_pixels and is_image(shape):
         return plots.value_map(spread.numpy(), shape, unit, title, said)
-    x_label = "number of the data" if units_are_pixels else "principal component of the data, the largest first"
+    x_label = "visible unit" if units_are_pixels else "principal component of the data, the largest first"
     return plots.unit_values(spread.numpy(), float(floor.max()), x_label, unit, title, said)
