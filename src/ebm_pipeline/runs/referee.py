@@ -52,7 +52,8 @@ def judge(
     found = assess(settings, saved, Material.of(data, config.part), metrics, mean_field, config.seed)
     about = f"{path.name}, {config.part} part of {data.name} ({len(images)} images, transform {data.quantity})"
     lines = [about, *(f"  {name} {value:.5g}" for name, value in metrics.items())]
-    log.info("\n".join([*lines, *(f"  {line}" for line in str(found).splitlines()), f"files: {folder}"]))
+    lines += [f"  {line}" for line in (*str(found).splitlines(), *found.lacking)]
+    log.info("\n".join([*lines, f"files: {folder}"]))
     _write(found, metrics | found.metrics, path.name, data, folder, files)
     return metrics | found.metrics
 
