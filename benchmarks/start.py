@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.common import table
 
-REPEATS = 5  # the least of which stands in the table
+REPEATS = 3  # the least of which stands in the table
 FLOOR = "import gc; gc.disable(); import pytorch_lightning, mlflow.store.tracking.sqlalchemy_store"
 RUN = ("data=mnist", "model=rbm", "training.epochs=2")
 RUNS, WORKERS = 50, 2

@@ -35,7 +35,7 @@ def main() -> None:
             inside[0] += time.perf_counter() - wall
             inside[1] += time.process_time() - processor
 
-        BoltzmannTraining.training_step = timed  # type: ignore[method-assign]
+        BoltzmannTraining.training_step = timed  # type: ignore[method-assign, assignment]
 
     with mock.patch.object(cli, "_begin_job", begin_and_watch):
         cli.train()

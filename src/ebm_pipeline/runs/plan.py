@@ -38,7 +38,7 @@ from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.support.glossary import LIKELIHOOD, SAMPLES
 from ebm_pipeline.support.names import current, names_of
 from ebm_pipeline.support.signatures import check_kind
-from ebm_pipeline.tracking import store, tracker
+from ebm_pipeline.tracking import tracker
 from ebm_pipeline.training import processes
 from ebm_pipeline.training.checkpoints import WholeCheckpoints
 from ebm_pipeline.training.model import Model
@@ -102,12 +102,11 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     """Build and rehearse all that a run needs; raises UserError for whatever cannot work."""
     check_keys(config.training, TRAINING_KEYS, "training.")
     check_tracking(config.tracking)
-    uri = tracking_uri(config)  # raises for what is no address
+    tracking_uri(config)  # raises for what is no address
     check_metric(config)
     check_whole("training.epochs", config.training.epochs, 1)
     check_seed(config.seed)
     set_up_torch(config.threads)
-    store.load_ahead(uri)
     pl.seed_everything(config.seed, verbose=False)
     data = build_data(config)
     model: Model = build(config.model, "model", Model)
@@ -128,7 +127,7 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
         check_depth(initial)
     start, said = None, []
     if isinstance(weights, FromRun):
-        start = find_start(uri, weights.run, folder)
+        start = find_start(tracking_uri(config), weights.run, folder)
         start.check(initial, data)
         initial, begun = start.begun(initial, examples, recipe.mean_field, config.seed)
         said = [f"{model.name} {begun}", *start.remarks(data, model.pretraining is not None)]

@@ -43,7 +43,8 @@ from ebm_pipeline.support import elapsed
 from ebm_pipeline.support.errors import DivergedError, UserError
 from ebm_pipeline.support.files import remove_partial, whole_file, write_text
 from ebm_pipeline.support.names import EPOCH, SYSTEM, current, label, tracked
-from ebm_pipeline.tracking import deadline, records
+from ebm_pipeline.tracking import deadline, records, store
+from ebm_pipeline.tracking.address import SQLITE
 from ebm_pipeline.tracking.afterwards import reopened
 from ebm_pipeline.tracking.deadline import Patience
 from ebm_pipeline.tracking.logged_models import RESULT
@@ -83,6 +84,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
             return nothing_left(config, earlier, earlier.record)
         if refusal is not None:
             raise refusal
+        store.load_ahead(str(config.tracking.get("uri") or SQLITE))
         plan = prepare(config, folder)
         if earlier is not None:
             earlier.check_data(plan.data.digest, str(plan.data.path))
