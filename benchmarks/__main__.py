@@ -8,11 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import faults, gaussian, resume, studies, tracking_cost, tracking_store, training_cost
+from benchmarks import faults, gaussian, resume, start, studies, tracking_cost, tracking_store, training_cost
 from benchmarks.common import hardware
 from ebm_pipeline.support.errors import UserError
 
 BENCHMARKS = {
+    "start": start.start,
     "speed": training_cost.speed,
     "parallel": training_cost.parallel,
     "memory": training_cost.memory,
@@ -28,7 +29,7 @@ BENCHMARKS = {
     "tracking": tracking_cost.tracking,
     "tracking_store": tracking_store.store,
 }
-NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking"}
+NEED_MNIST = {"start", "speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking"}
 
 
 def main() -> None:

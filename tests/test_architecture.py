@@ -160,7 +160,7 @@ def test_a_command_starts_without_torch() -> None:
     own = [line for line in top if "ebm_pipeline" in line]
     assert own == [
         "from ebm_pipeline import __version__",
-        "from ebm_pipeline.support import conf",
+        "from ebm_pipeline.support import conf, elapsed, importing",
         "from ebm_pipeline.support.errors import UserError, within_memory",
         "from ebm_pipeline.support.interruption import Interrupted, ending_with_parent, interruptible",
         "from ebm_pipeline.support.terminal import set_up_terminal",

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from importlib import import_module
 from pathlib import Path
 
 import hydra
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ebm_pipeline import __version__
-from ebm_pipeline.support import conf
+from ebm_pipeline.support import conf, elapsed, importing
 from ebm_pipeline.support.errors import UserError, within_memory
 from ebm_pipeline.support.interruption import Interrupted, ending_with_parent, interruptible
 from ebm_pipeline.support.terminal import set_up_terminal
@@ -108,14 +109,14 @@ def _run(
     if _answered(config_name):
         return
     set_up_mlflow()
+    importing.begin(_module(config_name))
     status, code = "FAILED", 1
     mistakes: list[UserError] = []
 
     def job(config: DictConfig) -> object:
-        set_up_terminal()  # the worker processes of a sweep begin here
-        set_up_mlflow()
         try:
             with within_memory():
+                _begin_job(config_name)
                 return task(config)
         except UserError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweeper must learn that this job failed
@@ -148,9 +149,25 @@ def _run(
             file=sys.stderr,
         )
     finally:
+        importing.done()
         complete = finish(status)
     if code or not complete:
         sys.exit(code or 1)
+
+
+def _begin_job(name: str) -> None:
+    """The worker processes of a sweep begin here. What a command works with is imported once, also for several jobs."""
+    elapsed.begin()
+    set_up_terminal()
+    set_up_mlflow()
+    importing.begin(_module(name))
+    import_module(_module(name))
+    importing.done()
+
+
+def _module(name: str) -> str:
+    """What a command works with."""
+    return f"ebm_pipeline.runs.{name}"
 
 
 def _check_words(words: Sequence[str]) -> None:

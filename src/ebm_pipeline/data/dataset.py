@@ -14,7 +14,7 @@ from torch import Tensor
 from ebm_pipeline.data.batches import BatchLoader, EpochOrder, Labels, StreamLoader, generator_of, images_alone
 from ebm_pipeline.data.information import check_information
 from ebm_pipeline.data.moments import moments
-from ebm_pipeline.data.parts import BLOCK_VALUES, MOST_CLASSES, Images, Part, check_labels
+from ebm_pipeline.data.parts import BLOCK_VALUES, MOST_CLASSES, Images, Part, cached_rows, check_labels
 from ebm_pipeline.data.reading import read, split_key
 from ebm_pipeline.data.transforms import Transform
 from ebm_pipeline.data.values import MOST_CATEGORIES, Values, find_values
@@ -38,7 +38,7 @@ class Split:
 
     def blocks(self, rows: Tensor) -> Iterator[Tensor]:
         """Stored images of these rows, a block after the other."""
-        for chosen in rows.split(self.block):
+        for chosen in rows.split(self.block if self.stored is None else cached_rows(self.train.units)):
             yield self.images(chosen)
 
     def images(self, rows: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class DataSet:
         if part != "test":
             return self.split.blocks(self._rows(part))
         assert self.test is not None, "the part was asked for by name"
-        return map(torch.from_numpy, self.test.blocks())
+        return map(torch.from_numpy, self.test.pieces())
 
     def _stored_rows(self, part: str, limit: int | None) -> Tensor:
         if part not in PART_SEEDS:

@@ -22,7 +22,7 @@ CHANCE = 3.0  # standard errors by which repeats are more than chance gives
 def check_information(images: Images, transform: Transform) -> None:
     """Raise UserError where the transform makes the images of a part all the same, or pixels that vary much."""
     for name, part in images.parts.items():
-        kept = _varies(transform.expected(block) for block in map(torch.from_numpy, part.blocks()))
+        kept = _varies(transform.expected(block) for block in map(torch.from_numpy, part.pieces()))
         if not kept.any() and _differ(part):
             raise UserError(
                 f"{part.what}: after data/transform={transform.name} all {part.count} images are the same, and in the file they "

@@ -18,10 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -180,7 +180,7 @@ def _mixing(energies: Tensor, r_hat: float) -> Mixing:
         return Mixing(r_hat, None, energies.numel(), None)
     return Mixing(
         r_hat=r_hat,
-        bulk_ess=float(array_stats.ess(_array(energies), chain_axis=0, draw_axis=1, method="bulk")),
+        bulk_ess=float(_estimates().ess(_array(energies), chain_axis=0, draw_axis=1, method="bulk")),
         draws=energies.numel(),
         autocorrelation_time=autocorrelation_time(energies),
     )
@@ -197,7 +197,14 @@ def autocorrelation_time(trace: Tensor) -> float:
     The estimate is that of Vehtari et al. (2021), which counts the variance between chains as correlation: of chains that never
     mix it is about as long as the trace, which is to be read as "at least".
     """
-    return trace.numel() / float(array_stats.ess(_array(trace), chain_axis=0, draw_axis=1, method="mean"))
+    return trace.numel() / float(_estimates().ess(_array(trace), chain_axis=0, draw_axis=1, method="mean"))
+
+
+def _estimates() -> Any:
+    """ArviZ's estimates, which a run without diagnostics and likelihood has no need of: with SciPy they take a second to load."""
+    from arviz_stats.base.array import array_stats
+
+    return array_stats
 
 
 def _array(trace: Tensor) -> NDArray[np.float64]:
@@ -228,7 +235,7 @@ def _r_hat(trace: Tensor) -> float:
     with np.errstate(
         divide="ignore", invalid="ignore"
     ):  # the ranks, or the folded ones, may not vary within the chains
-        found = float(array_stats.rhat(values, chain_axis=0, draw_axis=1, method="rank"))
+        found = float(_estimates().rhat(values, chain_axis=0, draw_axis=1, method="rank"))
     return found if found < STILL else math.inf
 
 

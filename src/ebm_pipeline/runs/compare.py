@@ -27,11 +27,10 @@ from ebm_pipeline.runs.sweep_report.weights import weights_side_by_side
 from ebm_pipeline.runs.swept import MODEL, Group
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.files import whole_file, write_text
-from ebm_pipeline.support.names import label
+from ebm_pipeline.support.names import EPOCH, label
 from ebm_pipeline.tracking import records
 from ebm_pipeline.tracking.records import RunRecord
 from ebm_pipeline.tracking.tracker import Tracker
-from ebm_pipeline.training.callbacks import EPOCH
 
 log = logging.getLogger(__name__)
 

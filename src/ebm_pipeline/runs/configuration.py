@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ebm_pipeline.data import DataSet
-from ebm_pipeline.data.parts import Images
-from ebm_pipeline.data.transforms import Transform
-from ebm_pipeline.models.numerics import choose_float32_products
 from ebm_pipeline.runs.help import nearest
 from ebm_pipeline.runs.moved import with_current_names
 from ebm_pipeline.runs.trust import check_made, in_own_code, plain_yaml
 from ebm_pipeline.support.errors import MOST_SEED, UserError, check_whole
 from ebm_pipeline.support.signatures import check_arguments, check_fields, check_kind
-from ebm_pipeline.tracking import store
 from ebm_pipeline.tracking.address import SQLITE, check_address
 from ebm_pipeline.tracking.moved import ARTIFACTS, set_places_right
+
+if TYPE_CHECKING:
+    from ebm_pipeline.data import DataSet
+    from ebm_pipeline.data.parts import Images
 
 # What a library raises for an option that it does not like.
 REFUSALS = (
     TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError, ImportError,
-    MisconfigurationException,
 )  # fmt: skip
 STORE_KEYS = {"uri": str | None}  # of `tracking`, in a command that reads
 READER_KEYS = {  # of a command that reads a run; `run` is taken as it was typed
@@ -80,10 +77,16 @@ def call(function: Callable[..., Any], what: str, *arguments: Any, **options: An
     """Call what a `_partial_` configuration made; whatever a library refuses becomes one message."""
     try:
         return function(*arguments, **options)
-    except REFUSALS as error:
+    except _refusals() as error:
         if in_own_code(error):
             raise
         raise _does_not_work(what, error) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """REFUSALS and Lightning's own, where a command has loaded it: seconds, which most have no need of."""
+    lightning = sys.modules.get("lightning_fabric.utilities.exceptions")
+    return REFUSALS if lightning is None else (*REFUSALS, lightning.MisconfigurationException)
 
 
 def check_keys(config: DictConfig, known: Mapping[str, Any], where: str) -> None:
@@ -160,6 +163,8 @@ def tracking_uri(config: DictConfig) -> str:
 
 def open_experiment(config: DictConfig) -> tuple[str, str]:
     """(uri, experiment id), the store made if it is missing."""
+    from ebm_pipeline.tracking import store
+
     uri = tracking_uri(config)
     root = Path(config.output_root).absolute()
     try:
@@ -179,6 +184,10 @@ def check_seed(seed: object) -> None:
 
 def set_up_torch(threads: int | None) -> None:
     """Threads, and the fastest products that are still float32."""
+    import torch
+
+    from ebm_pipeline.models.numerics import choose_float32_products
+
     if threads is not None:
         check_whole("threads, if not null,", threads, 1, 1024)
         torch.set_num_threads(threads)
@@ -187,6 +196,8 @@ def set_up_torch(threads: int | None) -> None:
 
 def build_data(config: DictConfig) -> DataSet:
     """The data set; where the file decides the number of pixels or of classes, the configuration learns it."""
+    from ebm_pipeline.data import DataSet
+
     data: DataSet = build(config.data, "data", DataSet)
     with open_dict(config):
         if config.data.units is None:
@@ -200,6 +211,9 @@ def build_data(config: DictConfig) -> DataSet:
 
 def build_images(config: DictConfig) -> tuple[Images, str | None]:
     """The images of the data set's file, whatever its numbers are and its transform would make of them; and data.values."""
+    from ebm_pipeline.data import DataSet
+    from ebm_pipeline.data.transforms import Transform
+
     build(config.data.transform, "data.transform", Transform)
     if not isinstance(labels := config.data.get("labels", False), bool):
         raise UserError(f"data.labels must be true or false; got {labels!r}")

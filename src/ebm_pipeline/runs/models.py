@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ebm_pipeline.evaluation.metrics import monitor
+from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import save_model
 from ebm_pipeline.runs.phases import Training
@@ -31,13 +32,13 @@ def log_models(work: Training, machine: BoltzmannMachine, module: BoltzmannTrain
 
     The result's folder stays in the run's own, for `ebm-serve`.
     """
-    tracker, tracking = work.tracker, work.config.tracking
+    tracker, tracking, numbers = work.tracker, work.config.tracking, Numbers(work)
     for name, one, step in _checkpointed(work, module):
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "model.h5"
             save_model(weights, work.saved(one))
-            _log_model(work, name, one, step, weights, Path(folder) / name)
-    _log_model(work, RESULT, machine, work.steps, work.folder / "model.h5", work.folder / "mlflow_model")
+            _log_model(work, name, one, step, weights, Path(folder) / name, numbers)
+    _log_model(work, RESULT, machine, work.steps, work.folder / "model.h5", work.folder / "mlflow_model", numbers)
     if tracking.register_as is not None:
         tracker.register(RESULT, str(tracking.register_as))
 
@@ -59,24 +60,49 @@ def _checkpointed(work: Training, module: BoltzmannTraining) -> Iterator[tuple[s
     yield LAST, module.machine.map(Tensor.cpu), work.steps
 
 
-def _log_model(work: Training, name: str, machine: BoltzmannMachine, step: int, weights: Path, served: Path) -> None:
+@dataclass
+class Numbers:
+    """Numbers of the models of a run on held-out images; the best model is often the result, and is measured once."""
+
+    work: Training
+    images: dict[str, MonitoredImages] = field(default_factory=dict)  # by part
+    measured: list[tuple[BoltzmannMachine, str, dict[str, float]]] = field(default_factory=list)
+
+    def of(self, machine: BoltzmannMachine, part: str) -> dict[str, float]:
+        """Those of MODEL_NUMBERS that the machine has, on a part of the data."""
+        for known, its_part, numbers in self.measured:
+            if part == its_part and same_parameters(machine, known):
+                return numbers
+        found = monitor(machine, self._images(part), self.work.plan.recipe.mean_field)
+        names = [f"{part}/{name}" for name in MODEL_NUMBERS]
+        numbers = {name: found[name] for name in names if name in found}
+        self.measured.append((machine, part, numbers))
+        return numbers
+
+    def _images(self, part: str) -> MonitoredImages:
+        if part not in self.images:
+            plan = self.work.plan
+            own = plan.monitored if part == "validation" else monitored_images(plan.data, plan.pictures.flips, part)
+            self.images[part] = own
+        return self.images[part]
+
+
+def same_parameters(one: BoltzmannMachine, other: BoltzmannMachine) -> bool:
+    """Whether two machines of the same layers have equal numbers."""
+    pairs = zip(one.named_tensors().values(), other.named_tensors().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+def _log_model(
+    work: Training, name: str, machine: BoltzmannMachine, step: int, weights: Path, served: Path, numbers: Numbers
+) -> None:
     save_served(
         served, weights, work.plan.monitored.validation[:SERVED_EXAMPLES], work.tracker.run_id, work.plan.data.visible
     )
     work.tracker.log_model(served, name, step, _parameters(work))
-    numbers = _numbers(work, machine, "validation")
-    work.tracker.log_numbers_of(name, dataset_of(work), numbers, step)
+    work.tracker.log_numbers_of(name, dataset_of(work), numbers.of(machine, "validation"), step)
     if work.plan.data.test and work.config.metric is None:  # no choice goes by test images
-        work.tracker.log_numbers_of(name, dataset_of(work), _numbers(work, machine, "test"), work.steps)
-
-
-def _numbers(work: Training, machine: BoltzmannMachine, part: str) -> dict[str, float]:
-    plan, images = work.plan, work.plan.monitored
-    if part != "validation":
-        images = monitored_images(plan.data, plan.pictures.flips, part)
-    found = monitor(machine, images, plan.recipe.mean_field)
-    names = [f"{part}/{name}" for name in MODEL_NUMBERS]
-    return {name: found[name] for name in names if name in found}
+        work.tracker.log_numbers_of(name, dataset_of(work), numbers.of(machine, "test"), work.steps)
 
 
 def _parameters(work: Training) -> Mapping[str, str]:

@@ -120,6 +120,7 @@ class Training(Phases):
 
     text: str
     tracker: Tracker
+    began: float  # when the job did, on the clock of time.perf_counter
     records: list[Record] = field(default_factory=list)  # one per phase, in their order
 
     @property

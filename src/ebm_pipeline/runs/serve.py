@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvicorn
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
@@ -25,7 +24,6 @@ from ebm_pipeline.data.visible import VisibleUnits
 from ebm_pipeline.models.storage import load_model
 from ebm_pipeline.runs.configuration import STORE_KEYS, check_keys, set_up_torch, tracking_uri
 from ebm_pipeline.runs.reference import model_file
-from ebm_pipeline.runs.serving.app import make_app
 from ebm_pipeline.runs.serving.folder import REQUIREMENTS
 from ebm_pipeline.runs.serving.machine import DEFAULTS, ServedMachine
 from ebm_pipeline.runs.trust import trusted_modules
@@ -86,6 +84,10 @@ def save_served(folder: Path, model: Path, example: Tensor, run_id: str, visible
 
 def serve(config: DictConfig, reference: str) -> None:
     """`ebm-serve`: answer for a model until the process is told to end."""
+    import uvicorn
+
+    from ebm_pipeline.runs.serving.app import make_app
+
     check_keys(config, KEYS, "")
     check_keys(config.tracking, STORE_KEYS, "tracking.")
     check_whole("port", config.port, 1, 65535)

@@ -28,6 +28,7 @@ from ebm_pipeline.runs.folders import (
 )
 from ebm_pipeline.runs.parameters import SWEPT_VARIABLE
 from ebm_pipeline.runs.sweep_report.facts import Line
+from ebm_pipeline.support import importing
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.files import can_write
 from ebm_pipeline.tracking import deadline, records
@@ -55,6 +56,7 @@ class SweepCallback(Callback):
                 leave_untouched(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        importing.done()  # the jobs may run in other processes
         with ending_in_one_message():
             start_sweep(config)
 

@@ -8,7 +8,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -39,10 +40,12 @@ from ebm_pipeline.runs.plan import TRAIN_KEYS, Plan, assessed_part, prepare, rem
 from ebm_pipeline.runs.present import record_assessment, write_report
 from ebm_pipeline.runs.start import keep_start
 from ebm_pipeline.runs.trust import trusted_modules
+from ebm_pipeline.support import elapsed
 from ebm_pipeline.support.errors import DivergedError, UserError
 from ebm_pipeline.support.files import remove_partial, whole_file, write_text
-from ebm_pipeline.support.names import SYSTEM, current, label, tracked
-from ebm_pipeline.tracking import deadline, records
+from ebm_pipeline.support.names import EPOCH, SYSTEM, current, label, tracked
+from ebm_pipeline.tracking import deadline, records, store
+from ebm_pipeline.tracking.address import SQLITE
 from ebm_pipeline.tracking.afterwards import reopened
 from ebm_pipeline.tracking.deadline import Patience
 from ebm_pipeline.tracking.logged_models import RESULT
@@ -52,7 +55,7 @@ from ebm_pipeline.tracking.system_metrics import SystemMetrics
 from ebm_pipeline.tracking.tracker import Tracker
 from ebm_pipeline.tracking.whose import check_artifacts
 from ebm_pipeline.training import processes
-from ebm_pipeline.training.callbacks import EPOCH, Record
+from ebm_pipeline.training.callbacks import Record
 from ebm_pipeline.training.checkpoints import BEST, LAST
 from ebm_pipeline.training.module import BoltzmannTraining
 
@@ -67,6 +70,7 @@ TOTAL = "time/total_seconds"
 
 def train(config: DictConfig, folder: Path) -> dict[str, float]:
     """One run, from the data to the saved model; returns its last numbers. With resume=auto, the rest of such a run."""
+    began = elapsed.of_job()
     with resume.locked(folder, wait=config.get("resume") is not None and PARENT_VARIABLE in os.environ) as refusal:
         check_keys(config, TRAIN_KEYS, "")
         trusted_modules(config.trust)
@@ -81,6 +85,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
             return nothing_left(config, earlier, earlier.record)
         if refusal is not None:
             raise refusal
+        store.load_ahead(str(config.tracking.get("uri") or SQLITE))
         plan = prepare(config, folder)
         if earlier is not None:
             earlier.check_data(plan.data.digest, str(plan.data.path))
@@ -94,7 +99,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
             run as tracker,
             SystemMetrics(tracker) if config.tracking.system_metrics else nullcontext(),
         ):
-            work = Training(config, plan, folder, text, tracker)
+            work = Training(config, plan, folder, text, tracker, began)
             log_settings(work)
             machine, module = run_phases(work)
             keep_model(work, machine, module)
@@ -255,7 +260,7 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
     about = f"{plan.data.name}, transform {plan.data.quantity}; {config.training.epochs} epochs; run {tracker.run_id}"
     write_report(found, last, name, about, folder, folder, tracker)
     log.info("\n".join(f"{name}: {line}" for line in str(found).splitlines()))
-    report(name, last, record, folder)
+    report(work, last)
     return last
 
 
@@ -295,9 +300,18 @@ def write_history(path: Path, record: Record) -> None:
         writer.writerows([epoch, *(by_epoch[name].get(epoch, "") for name in names)] for epoch in epochs)
 
 
-def report(name: str, last: Mapping[str, float], record: Record, folder: Path) -> None:
+def report(work: Training, last: Mapping[str, float]) -> None:
     """What the person at the terminal reads at the end of a run."""
-    training, validation = sum(record.training_seconds), sum(record.validation_seconds)
+    name = work.plan.model.name
     metrics = "  ".join(f"{label(key)} {shown(key, last)}" for key in COMPARED if key in last)
     log.info(f"{name}: {metrics}")
-    log.info(f"{name}: {training:.1f} s in training batches, {validation:.1f} s in validation and pictures; {folder}")
+    log.info(f"{name}: {spent(work.records, time.perf_counter() - work.began)}; {work.folder}")
+
+
+def spent(phases: Sequence[Record], seconds: float) -> str:
+    """What a job of so many seconds spent them on; `phases` also have epochs from before an interruption."""
+    training = sum(sum(phase.training_seconds) for phase in phases)
+    validation = sum(sum(phase.validation_seconds) for phase in phases)
+    outside = seconds - sum(phase.seconds - phase.earlier for phase in phases)
+    on_the_way = f"{training:.1f} s in training batches, {validation:.1f} s in validation and pictures"
+    return f"{on_the_way}, {outside:.1f} s before and after"

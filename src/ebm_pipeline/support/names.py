@@ -21,6 +21,7 @@ SYSTEM = "system/"  # how MLflow's names of processor, memory, ... begin
 FIELDS = {"part": "train|validation|test|given", "layer": r"\d+", "pair": r"\d+"}
 PHASE = re.compile(r"(pretraining_\d+)/(.+)")
 OF_A_PHASE = ("validation/reconstruction_error",)  # what MLflow gets of a pretraining phase
+EPOCH = "time/epoch"
 LAST = "last/"  # how names of numbers of the last weights begin, where model.h5 has averaged ones
 
 # ---------------------------------------------------------------------------------------------- what a name says

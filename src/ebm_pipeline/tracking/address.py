@@ -6,9 +6,6 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 from ebm_pipeline.support.errors import UserError
 
 SQLITE = "sqlite:///"
@@ -68,6 +65,9 @@ def _check_host(uri: str) -> None:
 
 
 def _parsed(uri: str) -> str | None:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         return make_url(uri).database
     except (ArgumentError, ValueError) as error:

@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from ebm_pipeline.support import importing
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tracking import deadline
 from ebm_pipeline.tracking.address import SQLITE, database_file, is_local, printable, without_password
@@ -136,6 +137,12 @@ def _made(uri: str, artifact_root: Path) -> Iterator[None]:
         database.make_ready(database_file(uri), artifact_root)
         database.note_sizes(database_file(uri))
         yield
+
+
+def load_ahead(uri: str) -> None:
+    """Import what a sqlite store asks for in a thread, beside other work."""
+    if uri.startswith(SQLITE):
+        importing.ahead("ebm_pipeline.tracking.database")
 
 
 def _database(uri: str) -> ModuleType | None:

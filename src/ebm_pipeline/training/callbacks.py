@@ -14,9 +14,8 @@ import torch
 from tqdm import tqdm
 
 from ebm_pipeline.support import names
+from ebm_pipeline.support.names import EPOCH
 from ebm_pipeline.training.module import BoltzmannTraining
-
-EPOCH = "time/epoch"
 
 
 class MetricSink(Protocol):
@@ -99,6 +98,7 @@ class Record(pl.Callback):
         self.history: dict[str, tuple[list[int], list[float]]] = {}
         self.training_seconds: list[float] = []
         self.validation_seconds: list[float] = []
+        self.earlier = 0.0  # seconds of epochs before an interruption
 
     @property
     def seconds(self) -> float:
@@ -119,6 +119,7 @@ class Record(pl.Callback):
         """Take over the record of the epochs before, and send it to a sink that may not have it: a run in a new store."""
         for name in self.state_dict():
             setattr(self, name, state_dict[name])
+        self.earlier = self.seconds
         self.history = names.with_current(self.history)
         by_epoch: dict[int, dict[str, float]] = {}
         for name, (epochs, values) in self.history.items():

@@ -26,8 +26,9 @@ from ebm_pipeline.runs.estimators.settings import composed, undisturbed
 from ebm_pipeline.runs.phases import Phases
 from ebm_pipeline.runs.plan import prepare
 from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.support.names import EPOCH
 from ebm_pipeline.tracking import records
-from ebm_pipeline.training.callbacks import EPOCH, Progress, Record
+from ebm_pipeline.training.callbacks import Progress, Record
 from ebm_pipeline.training.module import BoltzmannTraining
 
 IN_PYTHON = {  # longer words first
