@@ -59,6 +59,7 @@ TRAIN_KEYS = {
 }  # fmt: skip
 TRAINING_KEYS = {
     "epochs": int, "chains": int, "products": str, "centring": float | None, "averaging": float | None, "variance_rate": float,
+    "rates": Mapping | None,
 }  # fmt: skip
 TRACKING_KEYS = {
     "uri": str | None, "experiment": str, "run_name": str | None, "tags": Mapping, "system_metrics": bool, "log_model": bool,
@@ -160,6 +161,7 @@ def build_recipe(
         products=config.training.products,
         centring=config.training.centring,
         average_from=average_from(config.training.averaging, epochs * batches),
+        rates=config.training.rates or {},
         variance_rate=config.training.variance_rate,
         seed=config.seed,
         penalties=tuple(model.penalties),

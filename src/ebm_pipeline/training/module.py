@@ -150,7 +150,7 @@ class BoltzmannTraining(pl.LightningModule):
     # ---------------------------------------------------------------- training
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        optimizer = self.recipe.optimizer([self.named[name] for name in self.trained])
+        optimizer = self.recipe.optimizer_of({name: self.named[name] for name in self.trained})
         if self.recipe.centring is not None and any(group.get("weight_decay") for group in optimizer.param_groups):
             raise UserError(
                 "weight decay of the optimizer and centring do not go together: the biases would not follow the weights. Give an "
@@ -188,7 +188,7 @@ class BoltzmannTraining(pl.LightningModule):
         gradient = self.arrangement.collapse(learning.gradient)
         for penalty in self.recipe.penalties:
             penalty.add(self.named, gradient, self.arrangement.own(learning.data))
-        centring.follow(gradient, self._own(offsets), self.trained)
+        centring.follow(gradient, self._own(offsets), self.trained, self.recipe.rates)
         self._check_gradient(gradient)
         self._step(gradient)
         self._keep(learning.chains)
