@@ -288,6 +288,26 @@ def test_products_in_bfloat16_learn_as_well() -> None:
     assert log_likelihood(module.machine, images) > -2.6
 
 
+@pytest.mark.parametrize("data_sweeps", [None, 3])
+@pytest.mark.parametrize("sizes", [(6, 5, 4), (6, 4, 3, 2)])
+def test_deep_machines_learn_by_products_in_bfloat16(sizes: tuple[int, ...], data_sweeps: int | None) -> None:
+    """They ended in a mismatch of types, since what no neighbour sends came in float32."""
+    images = stripes()
+    objective = PersistentContrastiveDivergence(Gibbs(1), MEAN_FIELD, data_sweeps)
+    machine = small_machine(*sizes)
+    steps = []
+    for products in ("float32", "bfloat16"):
+        module = BoltzmannTraining(
+            machine, recipe(objective=objective, products=products), images.mean(0), monitored(images)
+        )
+        fit(module, images[:100], 1)
+        assert {tensor.dtype for tensor in module.machine.named_tensors().values()} == {torch.float32}
+        steps.append(step_of(machine, module.machine))
+    for name, step in steps[0].items():  # from the same draws
+        torch.testing.assert_close(steps[1][name], step, rtol=0, atol=1e-3)
+    assert max(float(step.abs().max()) for step in steps[0].values()) > 0.02
+
+
 def test_a_diverging_training_stops_and_says_where() -> None:
     images = stripes()
     machine = assemble([Gaussian.create(6), Gaussian.create(4)], [2 * torch.ones(6, 4)])  # no normalizable distribution
