@@ -58,9 +58,9 @@ INSIDE = {
         ("model",),
     ],
     "runs": [
-        ("folders", "help", "moved", "places", "report", "trust"),
+        ("features", "folders", "help", "moved", "places", "report", "trust"),
         ("configuration", "options", "serving", "swept"),
-        ("description",),
+        ("beforehand", "description"),
         ("reference", "sweep_report"),
         ("assess", "compare", "covered", "resume", "data", "serve", "start", "sync", "ui"),
         ("present",),

@@ -58,9 +58,9 @@ def built(group: str, option: str, *overrides: str) -> Any:
 def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
-        "card", "data", "data/transform", "diagnosis", "evaluation", "experiment",
-        "experiment/table", "initialization", "model", "objective",
-        "optimizer", "recipe", "recipe_on", "sampler", "scheduler", "sweep", "task", "trainer", "verdict", "width",
+        "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "experiment/table", "initialization",
+        "model", "objective", "optimizer", "plots", "recipe", "recipe_on", "sampler", "scheduler", "sweep", "task",
+        "trainer", "verdict", "width",
     } == GROUPS  # fmt: skip
     assert {path.stem for path in CONF.glob("*.yaml")} == {
         "train",

@@ -309,6 +309,18 @@ def test_deep_machines_learn_by_products_in_bfloat16(sizes: tuple[int, ...], dat
     )  # from the same draws, of which few come out otherwise
 
 
+def test_chains_of_a_trained_machine_start_at_images() -> None:
+    """From independent pixels, far from what it has learned, its first updates would undo that."""
+    images, machine = stripes(), small_machine(6, 4)
+    for begin_at in (None, images):
+        module = BoltzmannTraining(machine, recipe(), images.mean(0), monitored(images), begin_at=begin_at)
+        visible, hidden = module.chains.samples
+        assert (visible.shape, hidden.shape) == ((50, 6), (50, 4))
+        pairs = (visible[:, ::2] == visible[:, 1::2]).all(1)  # as in every image, and in one of eight independent ones
+        assert bool(pairs.all()) == (begin_at is not None)
+        assert len(visible.unique(dim=0)) > 4
+
+
 def test_a_diverging_training_stops_and_says_where() -> None:
     images = stripes()
     machine = assemble([Gaussian.create(6), Gaussian.create(4)], [2 * torch.ones(6, 4)])  # no normalizable distribution

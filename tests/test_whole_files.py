@@ -84,6 +84,7 @@ WRITERS: dict[str, Callable[[Path, float], object]] = {
     "metrics.csv": history,
     "comparison.csv": lambda path, value: _write_csv(path, {"model": [str(value)] * 99}),
     "picture.png": lambda path, value: plots.save(figure(value), path),
+    "picture.svg": lambda path, value: plots.save(figure(value), path.with_suffix(".png"), plots.Files("svg")),
     LAST: checkpoint,
     "mlflow_model": served,
 }
@@ -229,7 +230,10 @@ IN_PLACE = {  # (file, call): why it may write to another name than `partial`
     ("tracking/journal.py", "shutil.copytree(path, kept / path.name)"): "a line names it afterwards",
     ("tracking/calls.py", "image.save(path)"): "a line names it afterwards",
     ("training/checkpoints.py", "torch.save(checkpoint, buffer)"): "memory",
-    ("runs/sweep_report/page.py", "Image.fromarray(plots.to_rgb(figure)).save(file, format='png')"): "memory",
+    (
+        "runs/sweep_report/page.py",
+        "Image.fromarray(plots.to_rgb(figure)).save(file, format='png', dpi=(figure.dpi,) * 2)",
+    ): "memory",
 }
 WRITING_METHODS = {
     "write_text",

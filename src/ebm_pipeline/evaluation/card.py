@@ -35,6 +35,7 @@ from ebm_pipeline.evaluation.ais import (
 from ebm_pipeline.evaluation.cost import Cost
 from ebm_pipeline.evaluation.enumeration import MOST_UNITS, blocks, enumerable_parity, exact_log_partition
 from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, above, equilibrate, shown_r_hat
+from ebm_pipeline.evaluation.lacking import of_the_likelihood
 from ebm_pipeline.evaluation.likelihood import (
     highest_log_likelihood,
     independent_each,
@@ -101,6 +102,7 @@ class LikelihoodCard:
     weighted_deviation: tuple[float, float] | None = None
     varies: bool = True  # whether the training images are not all the same
     cost: Cost | None = None  # of the chains of AIS
+    lacking: tuple[str, ...] = ()  # what it cannot have, each with the reason
 
     @property
     def determined(self) -> bool:
@@ -177,7 +179,7 @@ class LikelihoodCard:
                 f"the bound lies {self.tightness.nats:.2f} +- {self.tightness.std_error:.2f} nats below the log-likelihood "
                 f"(AIS with {self.tightness.images} clamped images)"
             )
-        return "\n".join((*lines, *self.reasons))
+        return "\n".join((*lines, *self.lacking, *self.reasons))
 
 
 def _shown(run: LogPartition) -> str:
@@ -260,7 +262,9 @@ class Likelihood:
                 "varies": bool((start != start[:1]).any()),
                 "cost": self.cost(machine),
             }
-            if enumerable_parity(machine, self.exact_units) is not None:
+            enumerable = enumerable_parity(machine, self.exact_units) is not None
+            known["lacking"] = of_the_likelihood(machine, exact=enumerable)
+            if enumerable:
                 exact = exact_log_partition(machine, stage("enumeration", blocks(machine)))
                 return LikelihoodCard(
                     **known, method="exact", log_partition=Interval(exact, exact), reasons=(),

@@ -8,16 +8,16 @@ from ebm_pipeline.plots.chains import (
     samples_against_data,
 )
 from ebm_pipeline.plots.charts import (
-    MOST_NUMBERED,
     Curves,
     Panels,
     against_settings,
     class_shares,
-    confusion_matrix,
-    heat_maps,
     learning_curves,
+    unit_values,
 )
-from ebm_pipeline.plots.frame import save, to_rgb
+from ebm_pipeline.plots.files import PNG, Files, save
+from ebm_pipeline.plots.frame import DPI, to_rgb
+from ebm_pipeline.plots.maps import MOST_NUMBERED, confusion_matrix, heat_maps, matrices, value_map
 from ebm_pipeline.plots.mosaics import (
     chains_by_sweeps,
     comparison,
@@ -28,8 +28,11 @@ from ebm_pipeline.plots.mosaics import (
 )
 
 __all__ = [
+    "DPI",
     "MOST_NUMBERED",
+    "PNG",
     "Curves",
+    "Files",
     "Panels",
     "against_settings",
     "approach_of_chains",
@@ -43,10 +46,13 @@ __all__ = [
     "image_grid",
     "learning_curves",
     "log_partition_estimates",
+    "matrices",
     "moments",
     "samples_against_data",
     "save",
     "to_rgb",
+    "unit_values",
+    "value_map",
     "weight_grid",
     "weights_side_by_side",
 ]

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from ebm_pipeline.plots.frame import COLOURS, panels
 
 PANEL_WIDTH = 2.95
+UNITS = {"mean": "units of pixels", "covariance": "squares of pixels"}
 MOST_POINTS = 500  # of a trace, in a panel
 
 
@@ -25,10 +26,10 @@ def samples_against_data(
             place = np.asarray(points[name])
             left.scatter(place[:, 0], place[:, 1], s=3, color=colour, alpha=0.5, linewidths=0, label=name)
             right.hist(np.asarray(values), bins=bins.tolist(), density=True, histtype="step", color=colour, label=name)
-        left.set_xlabel("first principal component of the data")
-        left.set_ylabel("second")
-        right.set_xlabel("free energy, less its mean over the data (nats)")
-        right.set_ylabel("density")
+        left.set_xlabel("first principal component\n(units of pixels)")
+        left.set_ylabel("second (units of pixels)")
+        right.set_xlabel("free energy, less its mean\nover the data (nats)")
+        right.set_ylabel("density (1/nat)")
         right.legend(loc="best")
     return figure
 
@@ -39,7 +40,11 @@ def approach_of_chains(
     """Two panels against the sweeps made: curves[start] = (sweeps, mean free energies, energy distances to data)."""
     with panels(2, 2, (PANEL_WIDTH, 2.2), title, subtitle) as (figure, both):
         for index, (panel, label) in enumerate(
-            zip(both, ("mean free energy,\nless that of data (nats)", "energy distance to data"), strict=True),
+            zip(
+                both,
+                ("mean free energy,\nless that of data (nats)", "energy distance to data\n(units of pixels)"),
+                strict=True,
+            ),
             start=1,
         ):
             for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
@@ -68,12 +73,12 @@ def energy_traces(
             panel.set_title(f"start: {name}", loc="left")
             panel.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
             panel.set_xlabel("sweeps")
-        both[0].set_ylabel("free energy,\nless the mean of data (nats)")
+            panel.set_ylabel("free energy,\nless the mean of data (nats)")
     return figure
 
 
 def moments(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, subtitle: str = "") -> Figure:
-    """Two panels, pairs[moment] = (of data, of samples), each (count,): points on the diagonal agree."""
+    """Two panels, pairs["mean"] and ["covariance"] = (of data, of samples), each (count,): points on the diagonal agree."""
     with panels(2, 2, (PANEL_WIDTH, 2.5), title, subtitle) as (figure, both):
         for panel, (name, (data, samples)) in zip(both, pairs.items(), strict=True):
             x, y = np.asarray(data), np.asarray(samples)
@@ -81,8 +86,8 @@ def moments(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, subtit
                 ends = [min(x.min(), y.min()), max(x.max(), y.max())]
                 panel.plot(ends, ends, color="#999999", linewidth=0.6, zorder=0)
             panel.scatter(x, y, s=3, color=COLOURS[0], alpha=0.4, linewidths=0, rasterized=True)
-            panel.set_xlabel(f"{name}, data")
-            panel.set_ylabel(f"{name}, samples")
+            panel.set_xlabel(f"{name}, data\n({UNITS[name]})")
+            panel.set_ylabel(f"{name}, samples\n({UNITS[name]})")
     return figure
 
 
@@ -101,7 +106,7 @@ def log_partition_estimates(
         styles = ("-", (0, (4, 2)))
         for number, (name, (betas, values)) in enumerate(ways.items()):
             left.plot(betas, values, color=COLOURS[number], linewidth=1.2, linestyle=styles[number % 2], label=name)
-        left.set_xlabel("inverse temperature")
+        left.set_xlabel("inverse temperature (1: the machine)")
         left.set_ylabel("log Z (nats)")
         left.legend(loc="best")
         right.axhspan(*interval, color="#dfe5ec", linewidth=0)
@@ -123,6 +128,6 @@ def log_partition_estimates(
         right.set_xticks(shown, [f"{float(f'{count:.2g}'):,.0f}" for count in shown])
         right.minorticks_off()
         right.set_xlim(shown[0] / 1.3, shown[-1] * 1.3)
-        right.set_xlabel("temperatures")
+        right.set_xlabel("number of temperatures")
         right.set_ylabel("log Z (nats), 2 standard errors")
     return figure

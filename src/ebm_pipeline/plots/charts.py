@@ -6,32 +6,29 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from ebm_pipeline.plots.frame import COLOURS, Array, colours, panels, title_panel
+from ebm_pipeline.plots.frame import COLOURS, MOST_COLUMNS, Array, colours, panels, shortened, title_panel
+from ebm_pipeline.plots.scales import mark_better
 from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.support.names import better, quantity, unit
 
 Curves = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 Panels = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
 
-PANEL, SETTINGS_PANEL, LEAST_WIDTH = (
-    (2.35, 1.55),
-    (2.6, 2.0),
-    3.2,
-)  # inches: panels of curves and of settings, heat maps
-MOST_COLUMNS = 3  # panels side by side
+PANEL, SETTINGS_PANEL = (2.45, 1.75), (2.6, 2.0)  # inches: panels of curves and of settings
 MOST_TICKS = 6  # values of a setting that are all written along an axis
-MOST_NUMBERED = 20  # classes of a confusion matrix whose numbers are written into it
 
 
 def learning_curves(
     curves: Curves, title: str, subtitle: str = "", x_label: str = "epoch", groups: Mapping[str, str] | None = None
 ) -> Figure:
-    """Small multiples: curves[metric][run] = (steps, values), one panel per metric; NaN is a gap.
+    """Small multiples: curves[metric][run] = (steps, values), one panel per metric, with its unit and which way is better.
 
-    One colour per run, or per group of runs where `groups` (run -> group) is given.
+    metric: the name of one. NaN is a gap. One colour per run, or per group of runs where `groups` (run -> group) is given.
     """
     names = [metric for metric, runs in curves.items() if any(len(steps) for steps, _ in runs.values())]
     if not names:
@@ -48,19 +45,31 @@ def learning_curves(
                     steps, values, color=colour_of[group_of[run]], linewidth=1.1 if not groups else 0.8, marker=marker,
                     markersize=3,
                 )  # fmt: skip
-            title_panel(panel, metric.replace("_", " "), PANEL[0])
+            say_metric(panel, metric, PANEL[0])
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             panel.yaxis.set_major_locator(MaxNLocator(4))
             panel.tick_params(labelsize=7)
-        for panel in axes[-columns:]:
             panel.set_xlabel(x_label)
     return figure
+
+
+def say_metric(panel: Axes, metric: str, inches: float) -> None:
+    """What a panel of this width shows, by the name of a metric: the quantity above it, its unit, which way is better."""
+    title_panel(panel, quantity(metric), inches)
+    panel.set_ylabel(unit_of(metric))
+    mark_better(panel, better(metric))
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a metric as an axis has it; "value" where it is not known."""
+    return {"": "value", "1": "pure number"}.get(unit(metric), unit(metric))
 
 
 def against_settings(
     metrics: Panels, values: Sequence[str], x_label: str, title: str, subtitle: str = "", *, numeric: bool, lines: bool
 ) -> Figure:
-    """Metrics against a setting: metrics[name][curve] = {value of the setting: (mean, standard error)}, one panel each.
+    """Metrics against a setting: metrics[name][curve] = {value of the setting: (mean, standard error)}, one panel each, with its
+    unit and which way is better.
 
     values: those of the setting in their order, along a logarithmic axis where they are numbers that span more than a
     decade. A standard error that is NaN has no bar. lines: join the points of a curve.
@@ -77,11 +86,11 @@ def against_settings(
                     [places[value] for value in values if value in points], means, np.nan_to_num(errors),
                     color=colour_of[label], linewidth=1.1 if lines else 0, elinewidth=0.9, marker="o", markersize=3, capsize=2,
                 )  # fmt: skip
-            title_panel(panel, name, SETTINGS_PANEL[0])
+            say_metric(panel, name, SETTINGS_PANEL[0])
             if numeric and decades:
                 panel.set_xscale("log")
             if not numeric or (len(values) <= MOST_TICKS):
-                panel.set_xticks(list(places.values()), [_shortened(value) for value in values], minor=False)
+                panel.set_xticks(list(places.values()), [shortened(value) for value in values], minor=False)
                 panel.set_xticks([], minor=True)
             panel.yaxis.set_major_locator(MaxNLocator(4))
             panel.tick_params(labelsize=7)
@@ -89,55 +98,15 @@ def against_settings(
     return figure
 
 
-def heat_maps(
-    metrics: Mapping[str, Array],
-    rows: tuple[str, Sequence[str]],
-    columns: tuple[str, Sequence[str]],
-    title: str,
-    subtitle: str = "",
-) -> Figure:
-    """Metrics over a grid of two settings: metrics[name] (values of the row's setting, values of the column's).
-
-    rows, columns: name of the setting and its values.
-    """
-    cell = 0.5
-    size = cell * len(columns[1]) + 1.3, 0.6 * cell * len(rows[1]) + 0.75
-    across = min(MOST_COLUMNS, len(metrics))
-    with panels(len(metrics), across, size, title, subtitle, least_width=LEAST_WIDTH) as (figure, axes):
-        for panel, (name, array) in zip(axes, metrics.items(), strict=True):
-            drawn = panel.imshow(array, cmap="viridis", aspect="auto")
-            for (row, column), value in np.ndenumerate(array):
-                shade = float(np.asarray(drawn.norm(value)))
-                panel.text(
-                    column, row, "-" if np.isnan(value) else f"{value:.4g}", ha="center", va="center", fontsize=6.5,
-                    color="black" if shade > 0.6 or np.isnan(value) else "white",
-                )  # fmt: skip
-            title_panel(panel, name, max(size[0], LEAST_WIDTH / across))
-            panel.set_xticks(range(len(columns[1])), [_shortened(value) for value in columns[1]])
-            panel.set_yticks(range(len(rows[1])), [_shortened(value) for value in rows[1]])
-            panel.set_xlabel(columns[0])
-            panel.set_ylabel(rows[0])
-            panel.tick_params(labelsize=7, length=0)
-            for spine in panel.spines.values():
-                spine.set_visible(False)
-    return figure
-
-
-def confusion_matrix(counts: ArrayLike, title: str, subtitle: str = "") -> Figure:
-    """How many images of each class (row) were given each label (column): (classes, classes), shaded by the share of a row."""
-    numbers = np.asarray(counts)
-    shares = numbers / np.maximum(numbers.sum(1, keepdims=True), 1)
-    inches = max(2.6, 0.36 * len(numbers))
-    with panels(1, 1, (inches + 0.4, inches + 0.4), title, subtitle) as (figure, (axes,)):
-        axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)  # the root shows the few that are wrong
-        if len(numbers) <= MOST_NUMBERED:
-            for (row, column), number in np.ndenumerate(numbers):
-                colour = "white" if shares[row, column] > 0.4 else "black" if number else "#bbbbbb"
-                axes.text(column, row, str(number), ha="center", va="center", fontsize=7, color=colour)
-            axes.set_xticks(range(len(numbers)))
-            axes.set_yticks(range(len(numbers)))
-        axes.set_xlabel("most probable label")
-        axes.set_ylabel("label of the data")
+def unit_values(values: ArrayLike, floor: float, x_label: str, y_label: str, title: str, subtitle: str = "") -> Figure:
+    """A number of each unit (units,) as points against the unit's number, from 1, with the floor they are held at."""
+    numbers = np.asarray(values)
+    with panels(1, 1, (4.2, 2.2), title, subtitle) as (figure, (axes,)):
+        axes.plot(np.arange(1, len(numbers) + 1), numbers, color=COLOURS[0], linewidth=0, marker="o", markersize=2.5)
+        axes.axhline(floor, color="#999999", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
     return figure
 
 
@@ -160,13 +129,5 @@ def class_shares(
         axes.set_xticks(places, map(str, classes))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("class")
-        axes.set_ylabel("share, percent")
+        axes.set_ylabel("share (%)")
     return figure
-
-
-def _shortened(value: str) -> str:
-    """A setting's value for an axis: a number to three digits."""
-    try:
-        return f"{float(value):.3g}"
-    except ValueError:
-        return value

@@ -1,4 +1,4 @@
-"""What all pictures share: style, headings above the panels, a legend, pixels and files."""
+"""What all pictures share: style, headings above the panels, a legend, pixels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,14 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from PIL import Image
-
-from ebm_pipeline.support.files import whole_file
 
 Array = NDArray[Any]
 
 DPI = 150
-LEGEND_ROW = 0.2  # inches
+LEGEND_ROW, TITLE_LINE = 0.2, 0.17  # inches
+MOST_COLUMNS = 3  # panels side by side
+APART = 2.0  # letters between panels
+LEAST_LETTERS = 4  # in the last line of a title
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
@@ -51,20 +50,19 @@ def panels(
     """A figure of `count` panels of this width and height, `columns` to a row, under headings and a legend (label -> colour)."""
     rows = math.ceil(count / columns)
     width = max(panel_inches[0] * columns + 0.3, least_width)
-    lines = wrapped(subtitle, width)
+    heading = Headings.of(title, subtitle, width)
     labels = legend if legend and len(legend) > 1 else {}
     legend_columns = max(1, int((width - 0.2) / (0.4 + 0.062 * max(map(len, labels), default=0))))
     legend_inches = LEGEND_ROW * math.ceil(len(labels) / legend_columns)
-    headings = headings_inches(lines)
-    height = panel_inches[1] * rows + headings + legend_inches + 0.1
+    height = panel_inches[1] * rows + heading.inches + legend_inches + 0.1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for unused in axes[count:]:
             unused.set_visible(False)
-        write_headings(figure, title, lines)
-        top = 1 - headings / height
+        heading.write(figure)
+        top = 1 - heading.inches / height
         if labels:
             figure.legend(
                 handles=[Line2D([], [], color=colour, linewidth=1.5, label=label) for label, colour in labels.items()],
@@ -73,7 +71,7 @@ def panels(
             )  # fmt: skip
             top -= (legend_inches + 0.05) / height
         yield figure, axes[:count]
-        figure.tight_layout(rect=(0, 0, 1, top))
+        figure.tight_layout(rect=(0, 0, 1, top), w_pad=APART)
 
 
 def colours(labels: Sequence[str]) -> dict[str, Any]:
@@ -83,26 +81,38 @@ def colours(labels: Sequence[str]) -> dict[str, Any]:
     return dict(zip(labels, matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(labels))), strict=True))
 
 
-def wrapped(text: str, inches: float) -> list[str]:
-    """Lines of the subtitle that fit a width, at about 17 characters to the inch."""
-    return textwrap.wrap(text, max(30, int(inches * 17)))
+class Headings(NamedTuple):
+    """The lines of a title and of the subtitle under it, as a figure has room for them."""
+
+    title: list[str]
+    subtitle: list[str]
+
+    @classmethod
+    def of(cls, title: str, subtitle: str, inches: float) -> Headings:
+        """For a figure of that width, at about 12 letters of a title and 17 of a subtitle to the inch."""
+        return cls(textwrap.wrap(title, max(20, int(inches * 12))), textwrap.wrap(subtitle, max(30, int(inches * 17))))
+
+    @property
+    def inches(self) -> float:
+        """Their height."""
+        return 0.13 + TITLE_LINE * len(self.title) + 0.14 * len(self.subtitle) + (0.06 if self.subtitle else 0)
+
+    def write(self, figure: Figure) -> None:
+        """Put them at the top of the figure."""
+        width, height = figure.get_size_inches()
+        left, below = 0.1 / width, 1 - (0.1 + TITLE_LINE * len(self.title)) / height
+        figure.text(left, 1 - 0.09 / height, "\n".join(self.title), ha="left", va="top", fontsize=9, fontweight="bold")
+        figure.text(left, below, "\n".join(self.subtitle), ha="left", va="top", fontsize=7, color="#555555")
 
 
 def title_panel(panel: Axes, text: str, inches: float) -> None:
     """A title in as many lines as a panel of this width, its axis included, needs."""
-    panel.set_title(textwrap.fill(text, max(12, int(inches * 12))), loc="left")
-
-
-def headings_inches(lines: Sequence[str]) -> float:
-    """Height of a title with these lines of a subtitle under it."""
-    return 0.3 + 0.14 * len(lines) + (0.06 if lines else 0)
-
-
-def write_headings(figure: Figure, title: str, lines: Sequence[str]) -> None:
-    """The title and the lines of the subtitle, at the top of the figure."""
-    width, height = figure.get_size_inches()
-    figure.text(0.1 / width, 1 - 0.09 / height, title, ha="left", va="top", fontsize=9, fontweight="bold")
-    figure.text(0.1 / width, 1 - 0.27 / height, "\n".join(lines), ha="left", va="top", fontsize=7, color="#555555")
+    width = max(12, int(inches * 12))
+    lines = textwrap.wrap(text, width)
+    while len(lines) > 1 and len(lines[-1]) < LEAST_LETTERS and width > 12:  # a number alone in its line
+        width -= 1
+        lines = textwrap.wrap(text, width)
+    panel.set_title("\n".join(lines), loc="left")
 
 
 def to_rgb(figure: Figure) -> NDArray[np.uint8]:
@@ -113,8 +123,9 @@ def to_rgb(figure: Figure) -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
-    with whole_file(path) as partial:
-        Image.fromarray(to_rgb(figure)).save(partial, format="png", dpi=(DPI, DPI))
-    return path
+def shortened(value: str) -> str:
+    """A setting's value for an axis: a number to three digits."""
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value

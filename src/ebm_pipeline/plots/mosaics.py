@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from ebm_pipeline.plots.frame import (
@@ -20,19 +21,19 @@ from ebm_pipeline.plots.frame import (
     DPI,
     STYLE,
     Array,
-    headings_inches,
+    Headings,
     panels,
     title_panel,
-    wrapped,
-    write_headings,
 )
+from ebm_pipeline.plots.scales import IMAGES, colour_bar, colours_of, signed_scale
 from ebm_pipeline.support.errors import UserError
 
 TILE_INCHES = 0.62
+WEIGHT = "weight (nats)"
 FINE = 24  # tiles of fewer pixels to a side are enlarged to about this many, so that the gaps between them stay thin
 MOST_SIDE = 200  # pixels to a side of a tile, which is 93 dots wide; of longer sides neighbours are averaged
-WEIGHT_PANEL, WEIGHT_PANELS = (2.2, 2.15), 4  # inches of a panel of several models' weights, and panels to a row
-THINNEST = 8  # a tile is at most so many times longer than thin, which a vector of numbers would not be: it is stretched to that
+WEIGHT_PANEL, WEIGHT_PANELS = (2.45, 2.15), 4  # inches of a panel of several models' weights, and panels to a row
+THINNEST = 5  # a tile is at most so many times longer than thin, which a vector of numbers would not be: it is stretched to that
 
 
 def image_grid(
@@ -43,48 +44,55 @@ def image_grid(
     values, note = _unit_range(tiles)
     mosaic = _mosaic(values, columns, gap_value=np.nan)
     figure, axes = _figure(mosaic, title, _join(subtitle, note), columns)
-    axes.imshow(mosaic, cmap=_with_gap("gray_r"), vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(mosaic, cmap=colours_of(IMAGES), vmin=0, vmax=1, interpolation="nearest")
+    _blank_rest(axes, tiles, columns)
     return figure
 
 
 def weight_grid(
-    weights: ArrayLike, image_shape: tuple[int, int], title: str, subtitle: str = "", columns: int = 5, count: int = 25
+    weights: ArrayLike,
+    image_shape: tuple[int, int],
+    title: str,
+    subtitle: str = "",
+    columns: int = 5,
+    count: int = 25,
+    bar_label: str = WEIGHT,
 ) -> Figure:
-    """The first `count` columns of the weights (pixels, units) as tiles, one colour scale symmetric about 0."""
+    """The first `count` columns of the weights (pixels, units) as tiles on one scale about 0: red positive, blue negative."""
     tiles = _tiles(np.asarray(weights).T[:count], image_shape)
-    limit = float(np.abs(tiles).max()) or 1.0
     mosaic = _mosaic(tiles, columns, gap_value=np.nan)
-    figure, axes = _figure(mosaic, title, subtitle, columns, right_inches=0.75)
-    drawn = axes.imshow(mosaic, cmap=_with_gap("RdBu_r"), vmin=-limit, vmax=limit, interpolation="nearest")
+    figure, axes = _figure(mosaic, title, subtitle, columns, right_inches=0.9)
+    drawn = axes.imshow(mosaic, interpolation="nearest", **signed_scale(float(np.abs(tiles).max())))
+    _blank_rest(axes, tiles, columns)
     box = axes.get_position()
-    bar_axes = figure.add_axes(
-        (box.x1 + 0.12 / figure.get_figwidth(), box.y0, 0.09 / figure.get_figwidth(), box.height)
-    )
-    bar = figure.colorbar(drawn, cax=bar_axes)
-    bar.outline.set_linewidth(0.4)
-    bar.ax.tick_params(labelsize=7, width=0.4, length=2)
+    place = (box.x1 + 0.12 / figure.get_figwidth(), box.y0, 0.09 / figure.get_figwidth(), box.height)
+    colour_bar(figure, drawn, bar_label, within=figure.add_axes(place))
     return figure
 
 
 def weights_side_by_side(
-    panels_of: Mapping[str, tuple[ArrayLike, tuple[int, int]]], title: str, subtitle: str = "", count: int = 16
+    panels_of: Mapping[str, tuple[ArrayLike, tuple[int, int]]],
+    title: str,
+    subtitle: str = "",
+    count: int = 16,
+    bar_labels: Mapping[str, str] | None = None,
 ) -> Figure:
     """A panel for each entry, panels_of[label] = (weights (pixels, units), image shape): as many tiles of each, at most
-    `count` of the first units; each panel has a scale of its own, with its colour bar.
+    `count` of the first units; each panel has a scale of its own, with its colour bar (bar_labels[label]).
     """
     tiles = {label: _tiles(np.asarray(weights).T[:count], shape) for label, (weights, shape) in panels_of.items()}
     count = min(len(own) for own in tiles.values())
     columns = math.ceil(len(tiles) / math.ceil(len(tiles) / WEIGHT_PANELS))
     with panels(len(tiles), columns, WEIGHT_PANEL, title, subtitle) as (figure, axes):
         for panel, (label, own) in zip(axes, tiles.items(), strict=True):
-            limit = float(np.abs(own[:count]).max()) or 1.0
-            mosaic = _mosaic(own[:count], math.isqrt(count - 1) + 1, gap_value=np.nan)
-            drawn = panel.imshow(mosaic, cmap=_with_gap("RdBu_r"), vmin=-limit, vmax=limit, interpolation="nearest")
+            across = math.isqrt(count - 1) + 1
+            mosaic = _mosaic(own[:count], across, gap_value=np.nan)
+            limit = float(np.abs(own[:count]).max())
+            drawn = panel.imshow(mosaic, interpolation="nearest", **signed_scale(limit))
             title_panel(panel, label, WEIGHT_PANEL[0])
+            _blank_rest(panel, own[:count], across)
             panel.set_axis_off()
-            bar = figure.colorbar(drawn, ax=panel, fraction=0.046, pad=0.03)
-            bar.outline.set_linewidth(0.4)
-            bar.ax.tick_params(labelsize=7, width=0.4, length=2)
+            colour_bar(figure, drawn, (bar_labels or {}).get(label, WEIGHT), beside=panel)
     return figure
 
 
@@ -98,7 +106,7 @@ def comparison(rows: Mapping[str, ArrayLike], image_shape: tuple[int, int], titl
     mosaic = _mosaic(values, columns, gap_value=np.nan)
     left = 0.25 + 0.062 * max(len(label) for label in rows)
     figure, axes = _figure(mosaic, title, _join(subtitle, note), columns, left_inches=left)
-    axes.imshow(mosaic, cmap=_with_gap("gray_r"), vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(mosaic, cmap=colours_of(IMAGES), vmin=0, vmax=1, interpolation="nearest")
     height, width = values.shape[1:]
     for row, label in enumerate(rows):
         middle = row * (height + _gap((height, width))) + height / 2
@@ -150,7 +158,7 @@ def _tiles(images: ArrayLike, image_shape: tuple[int, int]) -> Array:
     tiles = _averaged(_averaged(array.reshape(-1, height, width), 1), 2)
     height, width = tiles.shape[1:]
     enlarged = max(1, FINE // max(height, width))
-    tall, wide = (max(1, max(height, width) // (THINNEST * side)) for side in (height, width))
+    tall, wide = (-(-max(height, width) // (THINNEST * side)) for side in (height, width))
     return tiles.repeat(enlarged * tall, axis=1).repeat(enlarged * wide, axis=2)
 
 
@@ -188,9 +196,15 @@ def _mosaic(tiles: Array, columns: int, gap_value: float) -> Array:
     return mosaic
 
 
-def _with_gap(name: str) -> matplotlib.colors.Colormap:
-    """The colour map with a light blue-grey for the gaps between tiles, so that white paper and white ink differ."""
-    return matplotlib.colormaps[name].with_extremes(bad="#dfe5ec")
+def _blank_rest(axes: Axes, tiles: Array, columns: int) -> None:
+    """White paper where the last row of a mosaic has no tiles."""
+    count, height, width = tiles.shape
+    columns, gap = min(columns, count), _gap((height, width))
+    in_last = count % columns
+    if in_last:
+        left, top = in_last * (width + gap) - gap - 0.5, (count // columns) * (height + gap) - 0.5
+        size = columns * (width + gap) - gap - 0.5 - left, float(height)
+        axes.add_patch(Rectangle((left, top), *size, facecolor="white", linewidth=0))
 
 
 def _figure(
@@ -199,10 +213,9 @@ def _figure(
     """A figure whose one axes fits the mosaic, with headings above it."""
     pixel = max(columns, 5) * TILE_INCHES / mosaic.shape[1] if columns >= 5 else TILE_INCHES * columns / mosaic.shape[1]
     width, height = mosaic.shape[1] * pixel, mosaic.shape[0] * pixel
-    lines = wrapped(subtitle, left_inches + width + right_inches)
-    top = headings_inches(lines)
     total_width = max(left_inches + width + right_inches, 2.6)
-    total_height = height + top + 0.1
+    heading = Headings.of(title, subtitle, total_width)
+    total_height = height + heading.inches + 0.1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(total_width, total_height), dpi=DPI)
         FigureCanvasAgg(figure)
@@ -213,7 +226,7 @@ def _figure(
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set_visible(False)
-        write_headings(figure, title, lines)
+        heading.write(figure)
     return figure, axes
 
 

@@ -16,6 +16,7 @@ from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
 from ebm_pipeline.evaluation.equilibrium import check_size
 from ebm_pipeline.evaluation.gains import gap
 from ebm_pipeline.evaluation.inside import hidden_layers, layer_metrics
+from ebm_pipeline.evaluation.lacking import of_the_pictures
 from ebm_pipeline.evaluation.metrics import flip_pixels
 from ebm_pipeline.evaluation.verdict import Criteria, Verdict
 from ebm_pipeline.models.inference import MeanField
@@ -83,6 +84,7 @@ class Assessment:
     diagnosis: Diagnosis | None
     verdict: Verdict
     layers: Mapping[str, float] = field(default_factory=dict)  # numbers of hidden layers, where there is no diagnosis
+    lacking: tuple[str, ...] = ()  # metrics and pictures that the model cannot have, each with the reason
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -148,7 +150,8 @@ def assess(
     if diagnosis is None and saved.machine.depth > 2:
         layers = hidden_layers(saved.machine, images[:MOST_LAYER_IMAGES], mean_field)
     verdict = settings.criteria(monitored, saved.machine.layers[0].units, card, diagnosis, apart, layers)
-    return Assessment(card, diagnosis, verdict, layer_metrics(layers, part) if layers else {})
+    lacking = of_the_pictures(saved.machine, saved.image_shape)
+    return Assessment(card, diagnosis, verdict, layer_metrics(layers, part) if layers else {}, lacking)
 
 
 def check_states(layer: Layer, data: DataSet) -> None:

@@ -18,7 +18,8 @@ from ebm_pipeline import plots
 from ebm_pipeline.data.contained import check_self_contained
 from ebm_pipeline.data.hdf5 import DAMAGE, check_digest, get_text
 from ebm_pipeline.runs import description, swept
-from ebm_pipeline.runs.configuration import STORE_KEYS, check_keys, tracking_uri
+from ebm_pipeline.runs.beforehand import before_runs
+from ebm_pipeline.runs.configuration import STORE_KEYS, build, check_keys, tracking_uri
 from ebm_pipeline.runs.sweep_report.facts import Line
 from ebm_pipeline.runs.sweep_report.page import report_of
 from ebm_pipeline.runs.sweep_report.sections import pictured, sections
@@ -60,10 +61,11 @@ RARE = ("validation/classification_error",)  # a column only where a run has it
 
 def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) -> None:
     """`ebm-compare`: any runs, by folder, id or beginning of an id; a sweep stands for its runs."""
-    check_keys(config, {"runs": Any, "output_root": str, "tracking": Mapping}, "")
+    check_keys(config, {"runs": Any, "output_root": str, "tracking": Mapping, "plots": Mapping}, "")
     check_keys(config.tracking, STORE_KEYS, "tracking.")
     if not references:
         raise UserError("nothing to compare: give runs=[...], folders or MLflow run ids")
+    files: plots.Files = build(config.plots, "plots", plots.Files)
     uri = tracking_uri(config)
     runs: list[RunRecord] = []
     unfinished: list[Line] = []
@@ -73,8 +75,20 @@ def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) ->
         under = [run for run in below if run.status == "FINISHED"]
         unfinished += [Line.unfinished(run.name, run, run.status) for run in below if run.status != "FINISHED"]
         runs += sorted(under, key=by_size) or [record]
-    compare(runs, folder, None, unfinished=unfinished, root=Path(config.output_root))
+    compare(runs, folder, None, unfinished=unfinished, root=Path(config.output_root), files=files)
     log.info(f"pictures, tables and report.html: {folder}")
+
+
+def files_of(run: RunRecord) -> plots.Files:
+    """How a run has written its pictures."""
+    found = swept.setting(run, "plots.format"), swept.setting(run, "plots.dpi")
+    if not all(found):  # of an earlier version
+        return plots.PNG
+    dpi = int(found[1]) if found[1].isdecimal() else found[1]
+    files: plots.Files = build(
+        {"_target_": "ebm_pipeline.plots.Files", "format": found[0], "dpi": dpi}, "plots", plots.Files
+    )
+    return files
 
 
 def by_size(run: RunRecord) -> tuple[int, str]:
@@ -89,22 +103,24 @@ def compare(
     words: str = "",
     unfinished: Sequence[Line] = (),
     root: Path | None = None,
+    files: plots.Files = plots.PNG,
 ) -> None:
     """Tables (CSV, Markdown), figures and report.html of several runs, to a folder and to a parent run if there is one.
 
     Runs that differ in their seed alone are put together: mean and standard error over the seeds. words: the sweep's command;
-    unfinished: what the report says of other runs; root: below which it may lead to those of the runs, `folder` if not given.
+    unfinished: what the report says of other runs; root: below which it may lead to those of the runs, `folder` if not given;
+    files: how pictures are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = unique_names(runs)
     groups = swept.groups_of(runs)
     columns = table_of(names, runs)
-    files = [_write_csv(folder / "comparison.csv", columns)]
+    tables = [_write_csv(folder / "comparison.csv", columns)]
     table = _markdown(columns)
     seeds = max(len(group.runs) for group in groups)
     if seeds > 1:
         over_seeds = table_over_seeds(groups)
-        files.append(_write_csv(folder / "comparison_over_seeds.csv", over_seeds))
+        tables.append(_write_csv(folder / "comparison_over_seeds.csv", over_seeds))
         table += f"\n\nMean and standard error over seeds:\n\n{_markdown(over_seeds)}"
     write_text(folder / "comparison.md", table + "\n")
     log.info(table)
@@ -119,10 +135,12 @@ def compare(
     figures["learning_curves"] = learning_curves(by_name, grouped)
     figures |= swept_figures(groups)
     for key, figure in figures.items():
-        path = plots.save(figure, folder / f"{key}.png")
+        path = folder / f"{key}.png"
+        written = {path, plots.save(figure, path, files)}
         if tracker is not None:
             tracker.log_image(plots.to_rgb(figure), key, 0)
-            tracker.log_file(path, "comparison")
+            for one in sorted(written):
+                tracker.log_file(one, "comparison")
     title = f"Comparison of {len(runs)} runs" if tracker is None else f"Sweep {folder.name}"
     said = [*(Line.of(name, run, folder, root or folder) for name, run in by_name.items()), *unfinished]
     pictures = sections(figures, images.how(), shown, which, unseen)
@@ -131,7 +149,7 @@ def compare(
         describe_parent(tracker, runs, description.of_sweep(runs, table, folder, words))
         tracker.log_table(columns, "comparison.json")
         tracker.log_file(report)
-        for path in (*files, folder / "comparison.md"):
+        for path in (*tables, folder / "comparison.md"):
             tracker.log_file(path, "comparison")
 
 
@@ -272,7 +290,7 @@ def comparison_figures(images: Images) -> dict[str, Figure]:
 
 def learning_curves(runs: Mapping[str, RunRecord], groups: Mapping[str, str] | None = None) -> Figure:
     """Validation metrics against the epoch, from the store; groups: run -> group, which has a colour, where seeds differ."""
-    curves: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {label(key): {} for key in CURVES}
+    curves: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {key: {} for key in CURVES}
     histories: dict[tuple[str, str], tuple[list[int], list[float]]] = {}
     for uri in {run.uri for run in runs.values()}:
         there = [run for run in runs.values() if run.uri == uri]
@@ -284,9 +302,9 @@ def learning_curves(runs: Mapping[str, RunRecord], groups: Mapping[str, str] | N
         for key in CURVES:
             if (run.run_id, key) in histories:
                 steps, values = histories[run.run_id, key]
-                curves[label(key)][name] = ([epoch_of.get(step, step) for step in steps], values)
+                curves[key][name] = ([epoch_of.get(step, step) for step in steps], values)
     how = "metrics on validation images" + ("; a curve per seed" if groups else "")
-    return plots.learning_curves(curves, "Learning curves", how, groups=groups)
+    return plots.learning_curves(curves, "Learning curves", "; ".join([how, *before_runs(runs)]), groups=groups)
 
 
 def swept_figures(groups: Sequence[Group]) -> dict[str, Figure]:
@@ -294,12 +312,10 @@ def swept_figures(groups: Sequence[Group]) -> dict[str, Figure]:
     axes = swept.axes_of(groups)
     if axes is None:
         return {}
-    keys = {key: label(key) for key in SWEPT if any(key in run.metrics for g in groups for run in g.runs)}
+    keys = [key for key in SWEPT if any(key in run.metrics for g in groups for run in g.runs)]
     panels = {
-        title: {
-            name: {value: group.metric(key) for value, group in curve.items()} for name, curve in axes.curves.items()
-        }
-        for key, title in keys.items()
+        key: {name: {value: group.metric(key) for value, group in curve.items()} for name, curve in axes.curves.items()}
+        for key in keys
     }
     seeds = [len(group.runs) for group in groups]
     note = f"mean and standard error over {min(seeds)} to {max(seeds)} seeds" if max(seeds) > 1 else "one seed"
@@ -314,8 +330,8 @@ def swept_figures(groups: Sequence[Group]) -> dict[str, Figure]:
         (other,) = (name for name in names if name != axes.x)
         rows = [next(iter(curve.values())).settings[other] for curve in axes.curves.values()]
         maps = {
-            title: np.array([[points[value][0] for value in axes.values] for points in curves.values()])
-            for title, curves in panels.items()
+            key: np.array([[points[value][0] for value in axes.values] for points in curves.values()])
+            for key, curves in panels.items()
         }
         figures["heat_map"] = plots.heat_maps(
             maps,

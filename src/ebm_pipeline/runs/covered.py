@@ -14,7 +14,7 @@ MOST_CLASSES = 50  # that a picture has room for
 SHOWN = 8  # samples beside their nearest training image
 
 
-def covered(answer: Answer, data: DataSet | None, folder: Path, title: str) -> list[str]:
+def covered(answer: Answer, data: DataSet | None, folder: Path, title: str, files: plots.Files) -> list[str]:
     """Lines on the classes of the samples and their nearest training images, with two pictures; none without labelled data."""
     labels = None if data is None else data.labels("train", MOST_IMAGES)
     held_out = None if data is None else data.labels("validation", HELD_OUT)
@@ -47,9 +47,7 @@ def covered(answer: Answer, data: DataSet | None, folder: Path, title: str) -> l
         rows, data.image_shape, f"{title} and the nearest training images",
         f"median distance (root mean square of pixels): {distances}; of held-out images {found.usual:.3f}",
     )  # fmt: skip
+    written = []
     for name, figure in (("fantasies_classes", bars), ("fantasies_nearest", nearest)):
-        plots.save(figure, folder / f"{name}.png")
-    return [
-        *str(found).splitlines(),
-        f"pictures: {folder / 'fantasies_classes.png'}, {folder / 'fantasies_nearest.png'}",
-    ]
+        written.append(str(plots.save(figure, folder / f"{name}.png", files)))
+    return [*str(found).splitlines(), f"pictures: {', '.join(written)}"]

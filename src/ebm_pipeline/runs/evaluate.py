@@ -14,6 +14,7 @@ from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.storage import load_model
+from ebm_pipeline.plots import Files
 from ebm_pipeline.runs import description, referee
 from ebm_pipeline.runs.assess import Assessment, Material, Settings, assess, check_states, noisy_images
 from ebm_pipeline.runs.configuration import (
@@ -53,15 +54,16 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     """
     optional = {"likelihood": Mapping | None, "diagnostics": Mapping | None}
     given = {"data": Mapping} if "data" in config else {}
-    check_keys(config, READER_KEYS | optional | given | {"verdict": Mapping, "weights": str}, "")
+    check_keys(config, READER_KEYS | optional | given | {"verdict": Mapping, "plots": Mapping, "weights": str}, "")
     check_keys(config.tracking, STORE_KEYS, "tracking.")
     check_seed(config.seed)
     set_up_torch(config.threads)
     trusted = trusted_modules(config.trust)
     settings = Settings.of(config)
+    files: Files = build(config.plots, "plots", Files)
     weights = checked_model(Path(reference)) if is_mlflow_model(Path(reference)) else Path(reference)
     if weights.is_file():
-        return referee.judge(config, settings, weights, folder)
+        return referee.judge(config, settings, weights, folder, files)
     if "data" in config:
         raise UserError("a run brings its own data: leave out data=..., which is for a file of weights (model=FILE)")
     record = records.find_model(tracking_uri(config), reference)
@@ -94,7 +96,7 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     tracker = _recorded(config, record, data, monitored, found, folder, lines)
     metrics = monitored | found.metrics
     if result:  # verdict, pictures and report of a run are those of its model.h5
-        record_assessment(found, record.name, data.image_shape, folder, tracker, record.last_step)
+        record_assessment(found, record.name, data.image_shape, folder, tracker, record.last_step, files)
         tracker.set_tags({records.NOTE_TAG: description.of_run(record.output_dir, found.verdict, found.card)})
         write_report(found, metrics, record.name, f"{about}; run {record.run_id}", record.output_dir, folder, tracker)
     return metrics

@@ -49,7 +49,9 @@ class Phases:
         if self.plan.model.pretraining is not None:
             machine = self.pretrain(self.plan.model.pretraining, machine)
             self.keep_pretrained(machine)
-        module = BoltzmannTraining(machine, self.plan.recipe, self.plan.data_mean, self.plan.monitored)
+        plan = self.plan
+        begin_at = plan.monitored.training if plan.trained_before else None
+        module = BoltzmannTraining(machine, plan.recipe, plan.data_mean, plan.monitored, begin_at=begin_at)
         return self.fit(module, self.config.training.epochs, ""), module
 
     def pretrain(self, pretraining: Pretraining, machine: BoltzmannMachine) -> BoltzmannMachine:
@@ -163,7 +165,10 @@ class Training(Phases):
         arrays = {name: data.transform.to_grey(images) for name, images in arrays.items()}
         weights = data.transform.weights_to_grey(machine.weights[0].mT).mT
         drawn = machine.with_tensors({"weights/0": weights})
-        for key, figure in plan.pictures.figures(drawn, arrays, data.image_shape, plan.model.name).items():
+        figures = plan.pictures.figures(
+            drawn, arrays, data.image_shape, plan.model.name, units_are_pixels=data.transform.units_are_pixels
+        )
+        for key, figure in figures.items():
             self.show(figure, key, step, label)
         if label == "final":
             images = {name: data.visible.images(states) for name, states in arrays.items()}
@@ -173,13 +178,13 @@ class Training(Phases):
             self.tracker.log_file(self.folder / "pictures.h5")
 
     def show(self, figure: Figure, key: str, step: int, label: str) -> None:
-        """One figure, to MLflow and as PNG."""
-        plots.save(figure, self.folder / "pictures" / f"{key}_{label}.png")
+        """One figure, to MLflow and to files."""
+        plots.save(figure, self.folder / "pictures" / f"{key}_{label}.png", self.plan.files)
         self.tracker.log_image(plots.to_rgb(figure), key, step)
 
     def show_throughout(self, figure: Figure, key: str, label: str) -> None:
         """As `show`, one figure of the whole run: at the first step too, where the sliders of MLflow's pages rest."""
-        plots.save(figure, self.folder / "pictures" / f"{key}_{label}.png")
+        plots.save(figure, self.folder / "pictures" / f"{key}_{label}.png", self.plan.files)
         self.tracker.log_image(plots.to_rgb(figure), key, 0, self.steps)
 
 

@@ -22,6 +22,7 @@ from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.initialization import FromRun, initialize
 from ebm_pipeline.models.labels import fits
 from ebm_pipeline.models.machine import BoltzmannMachine
+from ebm_pipeline.plots import Files
 from ebm_pipeline.runs.assess import Settings, check_states, noisy_images
 from ebm_pipeline.runs.configuration import (
     build,
@@ -51,7 +52,7 @@ from ebm_pipeline.training.recipe import Recipe
 TRAIN_KEYS = {
     **dict.fromkeys(
         ("data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "evaluation", "trainer",
-         "training", "mean_field", "tracking", "verdict"), Mapping,
+         "training", "mean_field", "tracking", "verdict", "plots"), Mapping,
     ),
     "likelihood": Mapping | None, "diagnostics": Mapping | None,
     "seed": int, "trust": Sequence | None, "output_root": str, "threads": int | None, "resume": str | None,
@@ -88,6 +89,7 @@ class Plan:
     data: DataSet
     model: Model
     pictures: Pictures
+    files: Files
     settings: Settings
     recipe: Recipe
     data_mean: Tensor
@@ -97,6 +99,11 @@ class Plan:
     resolved: dict[str, Any]
     start: Start | None = None  # what the machine begins as
     said: Sequence[str] = ()  # of that
+
+    @property
+    def trained_before(self) -> bool:
+        """Whether the joint training starts with a machine that is trained already."""
+        return self.start is not None or self.model.pretraining is not None
 
 
 def prepare(config: DictConfig, folder: Path) -> Plan:
@@ -112,6 +119,7 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     data = build_data(config)
     model: Model = build(config.model, "model", Model)
     pictures: Pictures = build(config.evaluation, "evaluation", Pictures)
+    files: Files = build(config.plots, "plots", Files)
     settings = Settings.of(config)
     factor = model.pretraining.joint_learning_rate if model.pretraining else 1.0
     recipe = build_recipe(config, model, config.training.epochs, len(data.train_batches()), factor)
@@ -138,7 +146,7 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     make_trainer(config, config.training.epochs, [], folder)
     count = process_count(config, data)
     return Plan(
-        data, model, pictures, settings, recipe, data_mean, initial, monitored, count, plain(config), start, said
+        data, model, pictures, files, settings, recipe, data_mean, initial, monitored, count, plain(config), start, said
     )
 
 

@@ -26,17 +26,23 @@ DIAGNOSIS_PICTURES = ("chains_by_sweeps", "approach", "samples_against_data", "m
 
 
 def record_assessment(
-    found: Assessment, name: str, image_shape: tuple[int, int], folder: Path, tracker: Tracker, last_step: int
+    found: Assessment,
+    name: str,
+    image_shape: tuple[int, int],
+    folder: Path,
+    tracker: Tracker,
+    last_step: int,
+    files: plots.Files = plots.PNG,
 ) -> None:
     """Card, verdict and pictures to `folder` and to the run, and their tags; the run's last update is `last_step`."""
     write_text(folder / "verdict.json", json.dumps(found.verdict.as_dict(), indent=1))
     tracker.set_tags(found.verdict.tags())
     if found.diagnosis is not None:
         for key, figure in diagnosis_figures(found.diagnosis, name, image_shape).items():
-            plots.save(figure, folder / f"{key}.png")
+            plots.save(figure, folder / f"{key}.png", files)
             tracker.log_image(plots.to_rgb(figure), key, 0, last_step)
     if found.card is not None:
-        record_card(found.card, name, folder, tracker, last_step)
+        record_card(found.card, name, folder, tracker, last_step, files)
 
 
 def write_report(
@@ -67,6 +73,7 @@ def write_report(
         diagnostics=_existing(folder / f"{key}.png" for key in ("log_partition", *DIAGNOSIS_PICTURES)),
         samples=_existing(pictures / f"{key}_final.png" for key in keys),
         training=_existing((pictures / "learning_curves_final.png", pictures / "data_examples.png")),
+        lacking=found.lacking,
         config=(run / "config.yaml").read_text(encoding="utf-8"),
     ).write(home)
     tracker.log_file(path)
@@ -105,7 +112,9 @@ def diagnosis_figures(diagnosis: Diagnosis, name: str, image_shape: tuple[int, i
     }  # fmt: skip
 
 
-def record_card(card: LikelihoodCard, name: str, folder: Path, tracker: Tracker, last_step: int) -> None:
+def record_card(
+    card: LikelihoodCard, name: str, folder: Path, tracker: Tracker, last_step: int, files: plots.Files = plots.PNG
+) -> None:
     """The card as JSON and figure, in `folder` and on the run, and its tags."""
     path = folder / "likelihood.json"
     write_text(path, json.dumps(card.as_dict(), indent=1))
@@ -121,5 +130,5 @@ def record_card(card: LikelihoodCard, name: str, folder: Path, tracker: Tracker,
         f"{name}: log Z by annealed importance sampling",
         f"{'; '.join(card.reasons) or 'determined'}; shaded: forward - 2 SE to reverse + 2 SE",
     )
-    plots.save(figure, folder / "log_partition.png")
+    plots.save(figure, folder / "log_partition.png", files)
     tracker.log_image(plots.to_rgb(figure), "log_partition", 0, last_step)

@@ -27,7 +27,9 @@ from ebm_pipeline.support.files import write_text
 log = logging.getLogger(__name__)
 
 
-def judge(config: DictConfig, settings: Settings, path: Path, folder: Path) -> dict[str, float]:
+def judge(
+    config: DictConfig, settings: Settings, path: Path, folder: Path, files: plots.Files = plots.PNG
+) -> dict[str, float]:
     """Judge the weights in a file on `config.part` of `config.data`; to the terminal and to files in `folder`."""
     if config.get("data") is None:
         raise UserError(
@@ -50,8 +52,9 @@ def judge(config: DictConfig, settings: Settings, path: Path, folder: Path) -> d
     found = assess(settings, saved, Material.of(data, config.part), metrics, mean_field, config.seed)
     about = f"{path.name}, {config.part} part of {data.name} ({len(images)} images, transform {data.quantity})"
     lines = [about, *(f"  {name} {value:.5g}" for name, value in metrics.items())]
-    log.info("\n".join([*lines, *(f"  {line}" for line in str(found).splitlines()), f"files: {folder}"]))
-    _write(found, metrics | found.metrics, path.name, data, folder)
+    lines += [f"  {line}" for line in (*str(found).splitlines(), *found.lacking)]
+    log.info("\n".join([*lines, f"files: {folder}"]))
+    _write(found, metrics | found.metrics, path.name, data, folder, files)
     return metrics | found.metrics
 
 
@@ -64,7 +67,9 @@ def _check(machine: BoltzmannMachine, data: DataSet, path: Path) -> None:
         )
 
 
-def _write(found: Assessment, metrics: dict[str, float], name: str, data: DataSet, folder: Path) -> None:
+def _write(
+    found: Assessment, metrics: dict[str, float], name: str, data: DataSet, folder: Path, files: plots.Files
+) -> None:
     """Verdict, card, numbers and pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "verdict.json", json.dumps(found.verdict.as_dict(), indent=1))
@@ -73,4 +78,4 @@ def _write(found: Assessment, metrics: dict[str, float], name: str, data: DataSe
         write_text(folder / "likelihood.json", json.dumps(found.card.as_dict(), indent=1))
     if found.diagnosis is not None:
         for key, figure in diagnosis_figures(found.diagnosis, name, data.image_shape).items():
-            plots.save(figure, folder / f"{key}.png")
+            plots.save(figure, folder / f"{key}.png", files)

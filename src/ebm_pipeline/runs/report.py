@@ -15,11 +15,13 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from ebm_pipeline.evaluation.card import LikelihoodCard
 from ebm_pipeline.evaluation.verdict import Verdict
+from ebm_pipeline.plots import DPI
 from ebm_pipeline.support.files import write_text
 from ebm_pipeline.support.names import label
 
 REPORT_FILE = "report.html"
-PIXELS_PER_INCH = 150 / 96  # pixels of a picture to one of the page, so that all have letters of one size
+PAGE_DPI = 96  # pixels of a page to the inch
+INCH = 0.0254  # metres
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,7 @@ class Report:
     samples: Sequence[Path]
     training: Sequence[Path]
     config: str
+    lacking: Sequence[str] = ()  # what the model cannot have, a sentence each
 
     def html(self) -> str:
         """The page; every text in it is escaped."""
@@ -71,10 +74,24 @@ def picture_of(path: Path) -> dict[str, str | int]:
 
 
 def picture(png: bytes, name: str) -> dict[str, str | int]:
-    """A PNG, whose width stands in its header, as what an img element needs."""
+    """A PNG, whose width and dots per inch stand in its header, as what an img element needs."""
     (width,) = struct.unpack(">I", png[16:20])
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return {"source": source, "width": round(width / PIXELS_PER_INCH), "name": name}
+    return {"source": source, "width": round(width * PAGE_DPI / dots_per_inch(png)), "name": name}
+
+
+def dots_per_inch(png: bytes) -> float:
+    """Of a PNG whose header has them, so that all pictures have letters of one size; else what is usual here."""
+    place = 8
+    while place + 12 <= len(png):  # chunks of length, name, content, checksum
+        length, name = struct.unpack(">I4s", png[place : place + 8])
+        if name == b"pHYs" and length == 9 and place + 17 <= len(png):
+            across, _, metres = struct.unpack(">IIB", png[place + 8 : place + 17])
+            return across * INCH if metres == 1 and across else DPI
+        if name == b"IDAT":
+            break
+        place += 12 + length
+    return DPI
 
 
 def colour_of(verdict: str) -> str:
@@ -169,6 +186,12 @@ PAGE = """{% extends "base" %}
 <tr><td title="{{ name }}">{{ name | label }}</td><td>{{ "%.5g" | format(value) }}</td></tr>
 {% endfor %}
 </table></div>
+{% if report.lacking %}
+<h2>What this model cannot have</h2>
+{% for sentence in report.lacking %}
+<p>{{ sentence }}</p>
+{% endfor %}
+{% endif %}
 {% for heading in ("Samples and weights", "Training") %}
 <h2>{{ heading }}</h2>
 {{ show(pictures[heading]) }}

@@ -36,7 +36,7 @@ from ebm_pipeline.tracking.records import DATA, PARENT_VARIABLE, RUN_FILE, RunRe
 
 log = logging.getLogger(__name__)
 
-NOT_OF_THE_RUN = ("hydra", "resume", "trust")
+NOT_OF_THE_RUN = ("hydra", "resume", "trust", "plots")  # `plots`: how its pictures are written
 OF_THE_TRAINING = (
     "data", "model", "initialization", "sampler", "objective", "optimizer", "scheduler", "trainer", "training", "mean_field",
     "seed",

@@ -29,6 +29,7 @@ from ebm_pipeline.runs.configuration import (
     tracking_uri,
 )
 from ebm_pipeline.runs.covered import covered
+from ebm_pipeline.runs.features import feature_figures
 from ebm_pipeline.runs.places import with_data_now
 from ebm_pipeline.runs.reference import model_file, stands_alone
 from ebm_pipeline.runs.trust import check_path, trusted_modules
@@ -45,7 +46,7 @@ GRID = 64  # images of a picture of one kind
 
 def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     """Ask `config.task` of a run's model, or of a model.h5 alone, with images of the data that it was trained on."""
-    check_keys(config, READER_KEYS | {"task": Mapping, "count": int | None}, "")
+    check_keys(config, READER_KEYS | {"task": Mapping, "plots": Mapping, "count": int | None}, "")
     check_keys(config.tracking, STORE_KEYS, "tracking.")
     if config.count is not None:
         check_whole("count, if not null,", config.count, 4)
@@ -53,6 +54,7 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     set_up_torch(config.threads)
     trusted = trusted_modules(config.trust)
     task: Task = build(config.task, "task", Task)
+    files: plots.Files = build(config.plots, "plots", plots.Files)
     path = model_file(tracking_uri(config), reference)
     saved = load_model(path)
     given = material(config, task, saved, path, trusted, alone=stands_alone(reference))
@@ -72,13 +74,14 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
         if given.labels is not None:
             file["labels"] = given.labels.numpy()
     title = f"{given.title}: {task.name}"
-    picture = plots.save(draw(answer, saved, title), folder / f"{task.name}.png")
-    classes = covered(answer, given.data, folder, title)
+    figures = feature_figures(answer, saved, given.title) if answer.hidden else {task.name: draw(answer, saved, title)}
+    pictures = [str(plots.save(figure, folder / f"{name}.png", files)) for name, figure in figures.items()]
+    classes = covered(answer, given.data, folder, title, files)
     lines = [f"{title} on {given.description}"]
     lines += [f"  {name.replace('_', ' ')}: {how}" for name, how in answer.made.items()]
     lines += [f"  {name.replace('_', ' ')} {value:.4g}" for name, value in answer.metrics.items()]
     lines += [f"  {line}" for line in classes]
-    log.info("\n".join([*lines, f"arrays: {written}", f"picture: {picture}"]))
+    log.info("\n".join([*lines, f"arrays: {written}", f"picture{'s' * (len(pictures) > 1)}: {', '.join(pictures)}"]))
     return answer
 
 

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ebm_pipeline.runs import resume
-from ebm_pipeline.runs.compare import by_size, compare
+from ebm_pipeline.runs.compare import by_size, compare, files_of
 from ebm_pipeline.runs.configuration import open_experiment, tracking_uri
 from ebm_pipeline.runs.folders import (
     RUN_DIR,
@@ -202,7 +202,14 @@ def _ended(status: str, folder: Path, tracker: Tracker, words: str) -> bool:
     finished = [job.run for job in jobs if job.run and job.status == "FINISHED"]
     missing = [job for job in jobs if job.status != "FINISHED"]
     if finished:
-        compare(sorted(finished, key=by_size), folder, tracker, words, [job.line for job in missing])
+        compare(
+            sorted(finished, key=by_size),
+            folder,
+            tracker,
+            words,
+            [job.line for job in missing],
+            files=files_of(finished[0]),
+        )
     lines = [f"{len(jobs)} jobs: {len(finished)} finished, {len(missing)} not", *(f"  {job}" for job in missing)]
     log.log(logging.ERROR if missing else logging.INFO, "\n".join(lines))
     tracker.finish("FAILED" if missing else status)

@@ -39,7 +39,7 @@ GROUPS = {  # and of a group
     "optimizer": "optimizer",
     "scheduler": "schedule",
 }
-NOT_SETTINGS = ("resume", "sweep", "hydra.", "tracking.", "output_root")
+NOT_SETTINGS = ("resume", "sweep", "hydra.", "tracking.", "output_root", "plots")
 OVERFLOW = 1e300  # MLflow stores an infinite number as the largest number there is
 
 

@@ -28,6 +28,7 @@ from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import save_model
 from ebm_pipeline.runs import description, resume
 from ebm_pipeline.runs.assess import Material, assess
+from ebm_pipeline.runs.beforehand import before
 from ebm_pipeline.runs.compare import COMPARED, shown
 from ebm_pipeline.runs.configuration import check_keys, open_experiment, tracking_uri
 from ebm_pipeline.runs.folders import check_free
@@ -227,8 +228,11 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
     """The last numbers of a run, its assessment and what the person at the terminal reads."""
     config, plan, tracker, folder, record = work.config, work.plan, work.tracker, work.folder, work.records[-1]
     name = plan.model.name
-    curves = {label(key): {name: history} for key, history in record.history.items() if not key.startswith("time/")}
-    work.show_throughout(plots.learning_curves(curves, f"{name}: learning curves"), "learning_curves", "final")
+    curves = {key: {name: history} for key, history in record.history.items() if not key.startswith("time/")}
+    earlier = before(plan.model.pretraining, len(plan.model.layers) - 1, plan.start.name if plan.start else "")
+    axis = "epoch of the joint training" if plan.model.pretraining else "epoch"
+    drawn = plots.learning_curves(curves, f"{name}: learning curves", earlier, axis)
+    work.show_throughout(drawn, "learning_curves", "final")
     last = {key: values[-1] for key, (_, values) in record.history.items()}
     last[TOTAL] = sum(phase.seconds for phase in work.records)
     for phase in work.records:
@@ -246,7 +250,7 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
         tracker.log_numbers_of(RESULT, dataset_of(work), tracked(found.metrics), work.steps)
     else:
         tracker.log_metrics(tracked(found.metrics), work.steps)
-    record_assessment(found, name, plan.data.image_shape, folder, tracker, work.steps)
+    record_assessment(found, name, plan.data.image_shape, folder, tracker, work.steps, plan.files)
     tracker.set_tags({records.NOTE_TAG: description.of_run(folder, found.verdict, found.card)})
     about = f"{plan.data.name}, transform {plan.data.quantity}; {config.training.epochs} epochs; run {tracker.run_id}"
     write_report(found, last, name, about, folder, folder, tracker)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ebm_pipeline.support.files import write_text
-from ebm_pipeline.support.glossary import ALL, LOWER, SECTIONS, TERMS, Term
+from ebm_pipeline.support.glossary import ALL, LOWER, NONE, SECTIONS, TERMS, Term
 
 Value = TypeVar("Value")
 
@@ -56,18 +56,56 @@ def label(name: str) -> str:
     >>> label("validation/reconstruction_error"), label("weights/largest_singular_value_2")
     ('reconstruction error, validation (RMS of pixels)', 'largest singular value, layer 2')
     """
+    own, after = _whole(name)
+    return _quantity(own) + (f" ({unit(own)})" if unit(own) not in ("", "1") else "") + after
+
+
+def quantity(name: str) -> str:
+    """The label without the unit, for what has the unit beside it.
+
+    >>> quantity("validation/reconstruction_error"), quantity("last/validation/reconstruction_error")
+    ('reconstruction error, validation', 'reconstruction error, validation, last weights')
+    """
+    own, after = _whole(name)
+    return _quantity(own) + after
+
+
+def unit(name: str) -> str:
+    """The unit of a metric, "1" for a pure number; empty where the glossary does not know the name.
+
+    >>> unit("validation/reconstruction_error"), unit("weights/norm"), unit("error")
+    ('RMS of pixels', '1', '')
+    """
+    known = found(_whole(name)[0])
+    return "" if known is None else known[0].unit
+
+
+def better(name: str) -> str:
+    """Which way a metric is better, in the words of the glossary: `NONE` where it says nothing, or does not know the name.
+
+    >>> better("validation/pseudo_likelihood"), better("last/validation/denoising_error"), better("weights/norm")
+    ('higher', 'lower', '-')
+    """
+    known = found(_whole(name)[0])
+    return NONE if known is None else known[0].better
+
+
+def _whole(name: str) -> tuple[str, str]:
+    """The name that the glossary has, and what a label says after it of a phase, or of the last weights."""
     phase = PHASE.fullmatch(name)
     if phase is not None:
-        return f"{label(_of_phase(phase[2]))}, {phase[1].replace('_', ' ')}"
-    if name.startswith(LAST):
-        return f"{label(name.removeprefix(LAST))}, last weights"
+        return _of_phase(phase[2]), f", {phase[1].replace('_', ' ')}"
+    return (name.removeprefix(LAST), ", last weights") if name.startswith(LAST) else (name, "")
+
+
+def _quantity(name: str) -> str:
     known = found(name)
     if known is None:
         return name.replace("_", " ")
     term, fields = known
-    words = [term.label, *(value if field == "part" else f"{field} {value}" for field, value in fields.items())]
-    unit = "" if term.unit == "1" else f" ({term.unit})"
-    return ", ".join(words) + unit
+    return ", ".join(
+        [term.label, *(value if field == "part" else f"{field} {value}" for field, value in fields.items())]
+    )
 
 
 def short_labels(metrics: Mapping[str, Value]) -> dict[str, Value]:
@@ -204,8 +242,7 @@ def _row(term: Term) -> str:
 
 def better_is_lower(name: str) -> bool:
     """Whether less of a metric is better."""
-    known = found(name)
-    return known is not None and known[0].better == LOWER
+    return better(name) == LOWER
 
 
 if __name__ == "__main__":

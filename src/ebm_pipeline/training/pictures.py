@@ -21,6 +21,7 @@ from ebm_pipeline.support.errors import check_number, check_whole
 
 Shape = tuple[int, int]
 MOST_TILES = 400  # images of a picture, which may stand in one row
+POWERS = {2: "²", 3: "³"}
 RESTORED = 500  # validation images that are restored for the metric
 
 
@@ -92,9 +93,18 @@ class Pictures:
         return {"validation/restored_wrong_pixels": float((guesses != clean).double().mean())}
 
     def figures(
-        self, machine: BoltzmannMachine, arrays: dict[str, Tensor], shape: Shape, name: str
+        self,
+        machine: BoltzmannMachine,
+        arrays: dict[str, Tensor],
+        shape: Shape,
+        name: str,
+        *,
+        units_are_pixels: bool = True,
     ) -> dict[str, Figure]:
-        """A figure per picture, by the key of its image series; of labels nothing is shown."""
+        """A figure per picture, by the key of its image series; of labels nothing is shown.
+
+        units_are_pixels: False where a transform has mixed them, so that what is known of units lies nowhere in an image.
+        """
         visible = VisibleUnits.of(shape, machine.layers[0].units)
         images = {key: visible.images(tensor).cpu().numpy() for key, tensor in arrays.items()}
         made = self.descriptions(machine.layers[0], visible)
@@ -115,16 +125,10 @@ class Pictures:
         }
         pixels = image_layer(machine.layers[0], visible)
         if isinstance(pixels, LearnedGaussian):
-            figures["deviations"] = deviations(pixels, shape, name)
-        for index, projection in enumerate(weights_from_pixels(machine, visible)):
-            what = "weights of" if index == 0 else "products of the weights from the pixels to"
-            tiles = min(self.weight_tiles, projection.shape[1])
-            figures[f"weights_{index + 1}"] = plots.weight_grid(
-                projection.cpu().numpy(),
-                shape,
-                f"{name}: weights, layer {index + 1}",
-                f"{what} the first {tiles} of {projection.shape[1]} units",
-                count=tiles,
+            figures["deviations"] = deviations(pixels, shape, name, units_are_pixels=units_are_pixels)
+        for layer, projection in enumerate(weights_from_pixels(machine, visible), start=1):
+            figures[f"weights_{layer}"] = weight_figure(
+                projection, shape, layer, f"{name}: weights, layer {layer}", self.weight_tiles
             )
         return figures
 
@@ -135,13 +139,44 @@ def weights_from_pixels(machine: BoltzmannMachine, visible: VisibleUnits) -> lis
     return [visible.images(product.mT).mT for product in products]
 
 
-def deviations(layer: LearnedGaussian, shape: Shape, name: str) -> Figure:
+def is_image(shape: Shape) -> bool:
+    """Whether what has this shape is an image: a row or a column of numbers is none."""
+    return min(shape) > 1
+
+
+def weight_label(layer: int) -> str:
+    """What a colour bar says of the weights from the pixels to a hidden layer, counted from 1."""
+    return "weight (nats)" if layer == 1 else f"product of weights (nats{POWERS.get(layer, f'^{layer}')})"
+
+
+def weight_figure(projection: Tensor, shape: Shape, layer: int, title: str, most: int, columns: int = 5) -> Figure:
+    """Weights from the pixels to the first `most` units of a hidden layer (pixels, units): a tile each where the data are images,
+    else one field of all.
+
+    layer: from 1; of higher ones the weights are the products with those below.
+    """
+    tiles = min(most, projection.shape[1])
+    weights = projection[:, :tiles].cpu().numpy()
+    what = "weights from the pixels to" if layer == 1 else "products of the weights from the pixels to"
+    bar = weight_label(layer)
+    shown = f"the first {tiles} of {projection.shape[1]}" if tiles < projection.shape[1] else f"all {tiles}"
+    said = f"{what} {shown} units; red: positive, blue: negative"
+    if is_image(shape):
+        return plots.weight_grid(weights, shape, title, said, columns, tiles, bar)
+    said = said.replace("pixels", "visible units")
+    return plots.matrices({"": weights}, "hidden unit", "visible unit", bar, title, said, signed=True)
+
+
+def deviations(layer: LearnedGaussian, shape: Shape, name: str, *, units_are_pixels: bool = True) -> Figure:
     """The learned standard deviation of each pixel given the hidden units, and the floor it is held at."""
     spread, floor = layer.variance.cpu().sqrt(), layer.variance_floor.cpu().sqrt()
     held = int((layer.variance <= layer.variance_floor).sum())
-    return plots.image_grid(
-        spread[None].numpy(),
-        shape,
-        f"{name}: standard deviations",
-        f"from {spread.min():.3g} to {spread.max():.3g}; {held} of {layer.units} pixels at the floor of {floor.max():.3g}",
+    title, unit = f"{name}: standard deviations", "standard deviation\n(units of pixels)"
+    said = (
+        f"given the hidden units, from {spread.min():.3g} to {spread.max():.3g}; {held} of {layer.units} visible units at the "
+        f"floor of {floor.max():.3g}"
     )
+    if units_are_pixels and is_image(shape):
+        return plots.value_map(spread.numpy(), shape, unit, title, said)
+    x_label = "visible unit" if units_are_pixels else "principal component of the data, the largest first"
+    return plots.unit_values(spread.numpy(), float(floor.max()), x_label, unit, title, said)

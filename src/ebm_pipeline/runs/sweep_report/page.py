@@ -94,7 +94,7 @@ def report_of(
 def png_of(figure: Figure) -> bytes:
     """A figure as it stands in the page."""
     file = io.BytesIO()
-    Image.fromarray(plots.to_rgb(figure)).save(file, format="png")
+    Image.fromarray(plots.to_rgb(figure)).save(file, format="png", dpi=(figure.dpi,) * 2)
     return file.getvalue()
 
 

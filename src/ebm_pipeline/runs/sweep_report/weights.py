@@ -12,7 +12,7 @@ from ebm_pipeline import plots
 from ebm_pipeline.models.storage import SavedModel, load_model
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tracking.records import MODEL_FILE, RunRecord
-from ebm_pipeline.training.pictures import weights_from_pixels
+from ebm_pipeline.training.pictures import weight_label, weights_from_pixels
 
 TILES = 16  # first units of each layer
 
@@ -20,6 +20,7 @@ TILES = 16  # first units of each layer
 def weights_side_by_side(runs: Mapping[str, RunRecord]) -> tuple[Figure | None, list[str]]:
     """The picture, a panel for each hidden layer, and what is said of runs whose weights cannot be shown."""
     panels: dict[str, tuple[NDArray[np.float32], tuple[int, int]]] = {}
+    bars: dict[str, str] = {}
     missing = []
     for name, run in runs.items():
         try:
@@ -30,7 +31,9 @@ def weights_side_by_side(runs: Mapping[str, RunRecord]) -> tuple[Figure | None, 
         if saved is None:
             missing.append(f"{name}: its folder is not known")
             continue
-        panels |= _layers(name, saved)
+        own = _layers(name, saved)
+        panels |= own
+        bars |= {label: weight_label(layer) for layer, label in enumerate(own, start=1)}
     if not panels:
         return None, missing
     return plots.weights_side_by_side(
@@ -39,6 +42,7 @@ def weights_side_by_side(runs: Mapping[str, RunRecord]) -> tuple[Figure | None, 
         f"from the pixels to the first units of each hidden layer, at most {TILES}; of a second layer the products with the "
         "weights below it; each panel has a scale of its own",
         TILES,
+        bars,
     ), missing
 
 
