@@ -8,12 +8,13 @@ CODE := src tests benchmarks docs/hooks.py docs/examples.py
 PORT ?= 5000
 SERVE_PORT ?= 5001
 ARGS ?=
+ROW ?=
 # a worker takes neighbouring tests, which share what they train, and at its end some of those that others have left
 WORKERS := -n auto --maxprocesses 4 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow lint format docs train sweep ui serve bench pictures clean
+.PHONY: help setup reproduce test test-slow lint format docs train sweep ui serve bench results pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -68,6 +69,9 @@ serve: setup ## a trained model at http://127.0.0.1:5001: make serve MODEL=outpu
 
 bench: setup ## the measured numbers of the documentation: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; about half an hour)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+results: setup ## likelihoods of published machines beside ours, docs/table.md, trained and bracketed (hours; one row: make results ROW=rbm16)
+	$(BIN)/python -m benchmarks.results $(ROW)
 
 pictures: setup ## the pictures of README and docs, docs/pictures/, trained and drawn (EBM_DATA_DIR for MNIST; ten minutes)
 	$(BIN)/python -m benchmarks.pictures $(ARGS)

@@ -1,8 +1,7 @@
 """What the use of a layer above the first says of the truth: how many nats of the bound the machine has over one without it.
 
 `python -m benchmarks.layers` makes 80 machines of three Bernoulli layers and enumerates them; `python -m benchmarks.layers RUN
-...` takes finished runs, by annealed importance sampling (4,000 temperatures, 100 chains); `python -m benchmarks.layers train
-FACTOR WORD ...` is `ebm-train WORD ...`, whose second weights learn FACTOR times as fast.
+...` takes finished runs, by annealed importance sampling (4,000 temperatures, 100 chains).
 """
 
 from __future__ import annotations
@@ -11,16 +10,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from benchmarks.calibration import images_of, learned
 from benchmarks.common import SEED, hardware, table
-from ebm_pipeline import cli
 from ebm_pipeline.evaluation.ais import annealed_importance_sampling, base_of_data, equal_steps
 from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.evaluation.inside import HiddenLayer, hidden_layers
@@ -31,7 +26,6 @@ from ebm_pipeline.models.layers import Bernoulli
 from ebm_pipeline.models.machine import BoltzmannMachine, assemble
 from ebm_pipeline.models.storage import load_model
 from ebm_pipeline.runs.configuration import build_data, read_run_config
-from ebm_pipeline.training.module import BoltzmannTraining
 
 HEADER = ("machine", "spread", "participation", "use", "use / use of layer 1", "nats over the machine without it")
 EXACT = MeanField(1e-6, 200)
@@ -94,28 +88,8 @@ def of_run(folder: Path) -> list[str]:
     return row(folder.name, load_model(folder / "model.h5").machine, images, log_partition)
 
 
-def train_faster(factor: float) -> None:
-    """`ebm-train`, with a rate of its own for the second weights of a machine that has them."""
-    usual = BoltzmannTraining.configure_optimizers
-
-    def configured(self: BoltzmannTraining) -> tuple[list[Optimizer], list[LRScheduler]]:
-        if "weights/1" not in self.trained:
-            return usual(self)
-        optimizer = self.recipe.optimizer([self.named[name] for name in self.trained if name != "weights/1"])
-        fast: dict[str, Any] = {"params": [self.named["weights/1"]], "lr": factor * optimizer.param_groups[0]["lr"]}
-        optimizer.add_param_group(fast)
-        return [optimizer], [self.recipe.scheduler(optimizer)]
-
-    BoltzmannTraining.configure_optimizers = configured  # type: ignore[method-assign]
-    cli.train()
-
-
 def main(words: list[str]) -> None:
     """What the words ask for: see the module's text."""
-    if words[:1] == ["train"]:
-        sys.argv = ["ebm-train", *words[2:]]
-        train_faster(float(words[1]))
-        return
     rows = [of_run(Path(word)) for word in words] if words else small_machines()
     print(hardware())
     table(HEADER, rows)

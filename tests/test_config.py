@@ -58,8 +58,9 @@ def built(group: str, option: str, *overrides: str) -> Any:
 def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
-        "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "initialization", "model", "objective",
-        "optimizer", "plots", "recipe", "recipe_on", "sampler", "scheduler", "sweep", "task", "trainer", "verdict", "width",
+        "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "experiment/table", "initialization",
+        "model", "objective", "optimizer", "plots", "recipe", "recipe_on", "sampler", "scheduler", "sweep", "task",
+        "trainer", "verdict", "width",
     } == GROUPS  # fmt: skip
     assert {path.stem for path in CONF.glob("*.yaml")} == {
         "train",
@@ -92,7 +93,7 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
         assert composed(f"data={option}").hidden_units == composed("data=mnist", f"width={option}").hidden_units != 200
         return
     given = ("data.path=images.h5",) if (group, option) in OWN else ()
-    config = composed(f"{group}={option}", *given)
+    config = composed(f"experiment=table/{option}" if group == "experiment/table" else f"{group}={option}", *given)
     assert set(plain(config)) - {"experiment"} == set(plan.TRAIN_KEYS)
 
 

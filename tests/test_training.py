@@ -41,6 +41,7 @@ from ebm_pipeline.training import (
 )
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.blocks import Blocks
+from ebm_pipeline.training.constraints import step_size
 from ebm_pipeline.training.module import BoltzmannTraining
 from ebm_pipeline.training.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 from ebm_pipeline.training.objectives.contrast import Learning, contrast_exact
@@ -287,6 +288,39 @@ def test_products_in_bfloat16_learn_as_well() -> None:
     assert log_likelihood(module.machine, images) > -2.6
 
 
+@pytest.mark.parametrize("data_sweeps", [None, 3])
+@pytest.mark.parametrize("sizes", [(6, 5, 4), (6, 4, 3, 2)])
+def test_deep_machines_learn_by_products_in_bfloat16(sizes: tuple[int, ...], data_sweeps: int | None) -> None:
+    """They ended in a mismatch of types, since what no neighbour sends came in float32."""
+    images = stripes()
+    objective = PersistentContrastiveDivergence(Gibbs(1), MEAN_FIELD, data_sweeps)
+    machine = small_machine(*sizes)
+    steps = []
+    for products in ("float32", "bfloat16"):
+        module = BoltzmannTraining(
+            machine, recipe(objective=objective, products=products), images.mean(0), monitored(images)
+        )
+        fit(module, images[:100], 1)
+        assert {tensor.dtype for tensor in module.machine.named_tensors().values()} == {torch.float32}
+        steps.append(step_of(machine, module.machine))
+    usual, low = (torch.cat([tensor.flatten() for tensor in step.values()]) for step in steps)
+    assert float((low - usual).norm()) < 0.3 * float(
+        usual.norm()
+    )  # from the same draws, of which few come out otherwise
+
+
+def test_chains_of_a_trained_machine_start_at_images() -> None:
+    """From independent pixels, far from what it has learned, its first updates would undo that."""
+    images, machine = stripes(), small_machine(6, 4)
+    for begin_at in (None, images):
+        module = BoltzmannTraining(machine, recipe(), images.mean(0), monitored(images), begin_at=begin_at)
+        visible, hidden = module.chains.samples
+        assert (visible.shape, hidden.shape) == ((50, 6), (50, 4))
+        pairs = (visible[:, ::2] == visible[:, 1::2]).all(1)  # as in every image, and in one of eight independent ones
+        assert bool(pairs.all()) == (begin_at is not None)
+        assert len(visible.unique(dim=0)) > 4
+
+
 def test_a_diverging_training_stops_and_says_where() -> None:
     images = stripes()
     machine = assemble([Gaussian.create(6), Gaussian.create(4)], [2 * torch.ones(6, 4)])  # no normalizable distribution
@@ -347,9 +381,12 @@ def test_a_gpu_gives_the_gradient_and_the_training_of_the_cpu() -> None:
 # ---------------------------------------------------------------------------------------------- centring
 
 
+@pytest.mark.parametrize("own", [{}, {"weights/0": 3.0, "layers/1/bias": 0.5}])
 @pytest.mark.parametrize("sizes", [(4, 3), (3, 3, 2), (3, 2, 3, 2)])
-def test_centring_is_descent_on_the_centred_machine(sizes: tuple[int, ...], generator: torch.Generator) -> None:
-    """One step on (W, centred biases) with offsets, folded, equals one step along the transformed gradient."""
+def test_centring_is_descent_on_the_centred_machine(
+    sizes: tuple[int, ...], own: dict[str, float], generator: torch.Generator
+) -> None:
+    """One step on (W, centred biases) with offsets, folded, equals one step along the transformed gradient; so with rates."""
     machine = random_machine(("bernoulli",) * len(sizes), sizes, seed=1)
     offsets = tuple(torch.rand(units, generator=generator, dtype=torch.float64) for units in sizes)
     states = tuple(normal(generator, 10, units) for units in sizes)
@@ -357,20 +394,21 @@ def test_centring_is_descent_on_the_centred_machine(sizes: tuple[int, ...], gene
     # the same distribution, with offsets: biases such that folding gives `machine` back
     bare = replace(machine, offsets=offsets)
     shift = [folded.bias - layer.bias for folded, layer in zip(bare.folded().layers, machine.layers, strict=True)]
-    layers = tuple(layer.with_tensors(bias=layer.bias - own) for layer, own in zip(machine.layers, shift, strict=True))
+    layers = tuple(layer.with_tensors(bias=layer.bias - by) for layer, by in zip(machine.layers, shift, strict=True))
     moved = replace(bare, layers=layers)
     rate = 0.1
     stepped = moved.with_tensors(
         {
-            name: moved.named_tensors()[name] - rate * value
+            name: moved.named_tensors()[name] - rate * own.get(name, 1.0) * value
             for name, value in moved.energy_gradient(states, sample_weights).items()
         }
     ).folded()
     transformed = machine.energy_gradient(states, sample_weights)
     centring.subtract_outer(transformed, offsets)
-    centring.follow(transformed, offsets, list(transformed))
+    centring.follow(transformed, offsets, list(transformed), own)
     for name, value in transformed.items():
-        torch.testing.assert_close(stepped.named_tensors()[name], machine.named_tensors()[name] - rate * value)
+        step = rate * own.get(name, 1.0) * value
+        torch.testing.assert_close(stepped.named_tensors()[name], machine.named_tensors()[name] - step)
 
 
 class ExactGradient:
@@ -423,6 +461,37 @@ def test_what_holds_the_weights_does_not_move_the_means(hidden: type[Bernoulli |
     torch.testing.assert_close(means, images.mean(0), rtol=0, atol=0.01)
     if how != "fixed":
         assert not torch.allclose(module.machine.weights[0], weights, atol=0.05)
+
+
+def step_of(start: BoltzmannMachine, after: BoltzmannMachine) -> dict[str, Tensor]:
+    before = start.named_tensors()
+    return {name: tensor - before[name] for name, tensor in after.named_tensors().items()}
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, partial(torch.optim.SGD, momentum=0.5), torch.optim.Adam])
+def test_a_parameter_learns_at_a_rate_of_its_own(optimizer: Any) -> None:
+    """From the same chains and batch: its first step is so many times as long, those of the others are the same."""
+    images, machine, steps = stripes(), small_machine(6, 4, 3), []
+    for rates in ({}, {"weights/1": 3.0, "layers/0/bias": 0.5}):
+        own = recipe(optimizer=partial(optimizer, lr=0.01), rates=rates)
+        module = BoltzmannTraining(machine, own, images.mean(0), monitored(images))
+        fit(module, images[:20], 1)
+        steps.append(step_of(machine, module.machine))
+    usual, changed = steps
+    for name, step in usual.items():
+        factor = {"weights/1": 3.0, "layers/0/bias": 0.5}.get(name, 1.0)
+        torch.testing.assert_close(changed[name], factor * step, rtol=1e-3, atol=1e-6)
+        assert bool(step.abs().max() > 0)
+
+
+def test_a_constraint_knows_the_rate_of_its_parameter() -> None:
+    """A proximal step subtracts the rate times the strength: three times as much at three times the rate."""
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = recipe(lr=0.1, rates={"weights/1": 3.0}).optimizer_of(
+        {f"weights/{index}": own for index, own in enumerate(weights)}
+    )
+    assert [step_size(optimizer, own) for own in weights] == pytest.approx([0.1, 0.3])
+    assert recipe(rates={"weights/0": 2.0}).optimizer_of({"weights/0": weights[0]}).param_groups[0]["lr"] == 0.2
 
 
 @pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1, weight_decay=0.1), torch.optim.AdamW])
@@ -541,11 +610,16 @@ def test_a_grown_dbm_begins_as_its_rbm() -> None:
 
 
 def test_a_dbms_recipe_reaches_its_rbms_under_their_own_names() -> None:
-    own = recipe(penalties=(L1(0.1, ["weights/0", "weights/1"]), L2(0.2, ["weights/1"])), fixed=("layers/2/bias",))
+    own = recipe(
+        penalties=(L1(0.1, ["weights/0", "weights/1"]), L2(0.2, ["weights/1"])),
+        fixed=("layers/2/bias",),
+        rates={"weights/1": 3.0},
+    )
     first, second = recipe_for(own, 0), recipe_for(own, 1)
     assert [list(penalty.parameters) for penalty in first.penalties] == [["weights/0"], []]
     assert [list(penalty.parameters) for penalty in second.penalties] == [["weights/0"], ["weights/0"]]
     assert (first.fixed, second.fixed) == ([], ["layers/1/bias"])
+    assert (first.rates, second.rates) == ({}, {"weights/0": 3.0})
     assert len({own.seed, first.seed, second.seed}) == 3
 
 

@@ -141,7 +141,7 @@ class BoltzmannMachine:
             above = self._centred(states, index + 1) @ self.weights[index].mT
             total = above if total is None else total + above
         if total is None:
-            return torch.zeros_like(self.layers[index].bias)
+            return torch.zeros_like(self.layers[index].bias, dtype=self.weights[max(index - 1, 0)].dtype)
         return total if isinstance(self.scale, float) and self.scale == 1.0 else self.scale * total
 
     def energy(self, states: States) -> Tensor:

@@ -49,7 +49,9 @@ class Phases:
         if self.plan.model.pretraining is not None:
             machine = self.pretrain(self.plan.model.pretraining, machine)
             self.keep_pretrained(machine)
-        module = BoltzmannTraining(machine, self.plan.recipe, self.plan.data_mean, self.plan.monitored)
+        plan = self.plan
+        begin_at = plan.monitored.training if plan.trained_before else None
+        module = BoltzmannTraining(machine, plan.recipe, plan.data_mean, plan.monitored, begin_at=begin_at)
         return self.fit(module, self.config.training.epochs, ""), module
 
     def pretrain(self, pretraining: Pretraining, machine: BoltzmannMachine) -> BoltzmannMachine:

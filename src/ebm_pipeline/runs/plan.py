@@ -60,6 +60,7 @@ TRAIN_KEYS = {
 }  # fmt: skip
 TRAINING_KEYS = {
     "epochs": int, "chains": int, "products": str, "centring": float | None, "averaging": float | None, "variance_rate": float,
+    "rates": Mapping | None,
 }  # fmt: skip
 TRACKING_KEYS = {
     "uri": str | None, "experiment": str, "run_name": str | None, "tags": Mapping, "system_metrics": bool, "log_model": bool,
@@ -98,6 +99,11 @@ class Plan:
     resolved: dict[str, Any]
     start: Start | None = None  # what the machine begins as
     said: Sequence[str] = ()  # of that
+
+    @property
+    def trained_before(self) -> bool:
+        """Whether the joint training starts with a machine that is trained already."""
+        return self.start is not None or self.model.pretraining is not None
 
 
 def prepare(config: DictConfig, folder: Path) -> Plan:
@@ -163,6 +169,7 @@ def build_recipe(
         products=config.training.products,
         centring=config.training.centring,
         average_from=average_from(config.training.averaging, epochs * batches),
+        rates=config.training.rates or {},
         variance_rate=config.training.variance_rate,
         seed=config.seed,
         penalties=tuple(model.penalties),

@@ -34,11 +34,26 @@ def subtract_outer(gradient: Gradient, offsets: Sequence[Tensor]) -> None:
         gradient[f"weights/{index}"].addr_(lower, above, alpha=-1).addr_(below, upper, alpha=-1)
 
 
-def follow(gradient: Gradient, offsets: Sequence[Tensor], moved: Collection[str]) -> None:
-    """The biases' gradient of the uncentred machine from all of the centred one's, in place; `moved` names what is trained."""
+def follow(
+    gradient: Gradient, offsets: Sequence[Tensor], moved: Collection[str], rates: Mapping[str, float] | None = None
+) -> None:
+    """The biases' gradient of the uncentred machine from all of the centred one's, in place; `moved` names what is trained.
+
+    rates: of parameters that learn at another rate than the biases below and above them, relative to the others'.
+    """
+    own = rates or {}
     for index in range(len(offsets) - 1):
         if (name := f"weights/{index}") in moved:
-            _add(gradient[f"layers/{index}/bias"], gradient[f"layers/{index + 1}/bias"], gradient[name], offsets, index)
+            biases = [f"layers/{index + offset}/bias" for offset in (0, 1)]
+            below, above = (gradient[bias] for bias in biases)
+            _add(
+                below,
+                above,
+                gradient[name],
+                offsets,
+                index,
+                [own.get(name, 1.0) / own.get(bias, 1.0) for bias in biases],
+            )
 
 
 @contextmanager
@@ -56,8 +71,15 @@ def followed(
         _add(below, above, parameter - before, offsets, int(index))
 
 
-def _add(below: Tensor | None, above: Tensor | None, weights: Tensor, offsets: Sequence[Tensor], index: int) -> None:
+def _add(
+    below: Tensor | None,
+    above: Tensor | None,
+    weights: Tensor,
+    offsets: Sequence[Tensor],
+    index: int,
+    factors: Sequence[float] = (1.0, 1.0),
+) -> None:
     if below is not None:
-        below.addmv_(weights, offsets[index + 1], alpha=-1)
+        below.addmv_(weights, offsets[index + 1], alpha=-factors[0])
     if above is not None:
-        above.addmv_(weights.mT, offsets[index], alpha=-1)
+        above.addmv_(weights.mT, offsets[index], alpha=-factors[1])

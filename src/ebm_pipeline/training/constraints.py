@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,12 +36,16 @@ class Constraint:
         self.apply(mean, 0.0)
 
 
+def _group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    return next(group for group in optimizer.param_groups if any(one is parameter for one in group["params"]))
+
+
 def step_size(optimizer: Optimizer, parameter: Tensor) -> float | Tensor:
     """By what the optimizer multiplies a gradient that stays the same: a number, or one for each element of the parameter.
 
     The learning rate; with momentum mu, lr / (1 - mu); for the Adam family lr / (sqrt(v) + eps), v: its mean square gradient.
     """
-    group, state = optimizer.param_groups[0], optimizer.state[parameter]
+    group, state = _group_of(optimizer, parameter), optimizer.state[parameter]
     rate = float(group["lr"])
     if "exp_avg_sq" in state:
         correction = 1 - group["betas"][1] ** float(state["step"])

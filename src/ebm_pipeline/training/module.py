@@ -34,7 +34,11 @@ CHAIN_BYTES = 12  # of a unit of a chain: its state, the next one and what it is
 
 
 class BoltzmannTraining(pl.LightningModule):
-    """Trains `machine` by `recipe`; `encode` brings a batch of data to the machine's visible layer (pretraining)."""
+    """Trains `machine` by `recipe`; `encode` brings a batch of data to the machine's visible layer (pretraining).
+
+    begin_at: images (count, units) that chains start at, for a machine that is trained already, from which independent pixels
+    are far; None: independent pixels of the data's means.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class BoltzmannTraining(pl.LightningModule):
         monitored: MonitoredImages,
         arrangement: Arrangement = Arrangement.PLAIN,
         encode: Encoder | None = None,
+        begin_at: Tensor | None = None,
     ) -> None:
         super().__init__()
         recipe.check(machine)
@@ -68,7 +73,7 @@ class BoltzmannTraining(pl.LightningModule):
         self.summed = 0  # updates in the sums
         self.updates = 0  # of this epoch
         self.offset_names = self._register("offset", self._first_offsets(visible_mean))
-        chains = self._first_chains(visible_mean)
+        chains = self._first_chains(visible_mean, begin_at)
         self.chain_names = self._register("chain", tuple(leaves(chains)))
         self._structure = with_leaves(chains, (tensor.new_empty(0) for tensor in leaves(chains)))
 
@@ -80,14 +85,18 @@ class BoltzmannTraining(pl.LightningModule):
         means = self.recipe.mean_field(machine, self.arrangement.clamp(machine.depth, visible_mean[None])).means
         return tuple(state[0].clone() for state in means)
 
-    def _first_chains(self, visible_mean: Tensor) -> Any:
-        """The state that the objective keeps, of chains whose visible units have the data's means; empty where it keeps none."""
+    def _first_chains(self, visible_mean: Tensor, begin_at: Tensor | None) -> Any:
+        """The state that the objective keeps, of chains that start as the class says; empty where it keeps none."""
         recipe, machine = self.recipe, self.arrangement.expand(self.template)
         if not recipe.objective.persistent:
             return ()
         units = sum(layer.units for layer in machine.layers)
         check_memory(f"training.chains={recipe.chains} chains of {units} units", CHAIN_BYTES * recipe.chains * units)
-        visible = visible_at_mean(self.template, recipe.chains // processes.count(), visible_mean, self.generator)
+        count = recipe.chains // processes.count()
+        if begin_at is None:
+            visible = visible_at_mean(self.template, count, visible_mean, self.generator)
+        else:
+            visible = begin_at[torch.randint(len(begin_at), (count,), generator=self.generator)]
         states = self.arrangement.start(machine, visible, self.generator)
         means = self.arrangement.clamp(machine.depth, visible_mean)
         return recipe.objective.init(machine, tuple(state.to(recipe.product_type) for state in states), means)
@@ -150,7 +159,7 @@ class BoltzmannTraining(pl.LightningModule):
     # ---------------------------------------------------------------- training
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        optimizer = self.recipe.optimizer([self.named[name] for name in self.trained])
+        optimizer = self.recipe.optimizer_of({name: self.named[name] for name in self.trained})
         if self.recipe.centring is not None and any(group.get("weight_decay") for group in optimizer.param_groups):
             raise UserError(
                 "weight decay of the optimizer and centring do not go together: the biases would not follow the weights. Give an "
@@ -188,7 +197,7 @@ class BoltzmannTraining(pl.LightningModule):
         gradient = self.arrangement.collapse(learning.gradient)
         for penalty in self.recipe.penalties:
             penalty.add(self.named, gradient, self.arrangement.own(learning.data))
-        centring.follow(gradient, self._own(offsets), self.trained)
+        centring.follow(gradient, self._own(offsets), self.trained, self.recipe.rates)
         self._check_gradient(gradient)
         self._step(gradient)
         self._keep(learning.chains)

@@ -87,7 +87,7 @@ def pretrain(
 
 
 def recipe_for(recipe: Recipe, index: int) -> Recipe:
-    """The DBM's recipe for its RBM `index`: penalties, constraints, fixed parameters by its own names, a seed, no average."""
+    """The DBM's recipe for its RBM `index`: what names parameters by that RBM's own names, a seed, no average."""
     own = {f"weights/{index}": "weights/0"} | {f"layers/{index + offset}": f"layers/{offset}" for offset in (0, 1)}
 
     def renamed_names(names: Sequence[str]) -> list[str]:
@@ -104,6 +104,7 @@ def recipe_for(recipe: Recipe, index: int) -> Recipe:
             replace(constraint, parameters=renamed_names(constraint.parameters)) for constraint in recipe.constraints
         ],
         fixed=renamed_names(recipe.fixed),
+        rates={own: rate for name, rate in recipe.rates.items() for own in renamed_names([name])},
         seed=recipe.seed + index + 1,
         average_from=None,
     )

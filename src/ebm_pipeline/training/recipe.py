@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,12 +27,15 @@ class Recipe:
 
     objective: Objective
     mean_field: MeanField
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    optimizer: Callable[[Iterable[Any]], Optimizer]
     scheduler: Callable[[Optimizer], LRScheduler]
     chains: int = 100  # of all processes together
     products: str = "float32"  # type of the matrix products; parameters and sums stay float32
     centring: float | None = None  # rate of the offsets' running means; None trains without centring
     average_from: int | None = None  # how many updates stand before those whose parameters are averaged; None: no mean
+    rates: Mapping[str, float] = field(
+        default_factory=dict
+    )  # learning rates of parameters by name, times the optimizer's
     variance_rate: float = 1.0  # learning rate of the logarithms of learned variances, times the optimizer's
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
@@ -43,6 +47,8 @@ class Recipe:
         if self.centring is not None:
             check_number("training.centring, if not null,", self.centring, 0, 1, open_low=True)
         check_number("training.variance_rate", self.variance_rate, 0, 1)
+        for name, rate in self.rates.items():
+            check_number(f"training.rates[{name}]", rate, open_low=True)
         if self.products not in PRODUCT_TYPES:
             raise UserError(f"training.products must be one of {', '.join(PRODUCT_TYPES)}; got {self.products!r}")
 
@@ -54,6 +60,7 @@ class Recipe:
     def check(self, machine: BoltzmannMachine) -> None:
         """Raise UserError for what this machine cannot be trained with."""
         check_names("model.fixed", self.fixed, machine)
+        check_names("training.rates", list(self.rates), machine)
         for penalty in self.penalties:
             penalty.check(machine)
         for constraint in self.constraints:
@@ -71,6 +78,17 @@ class Recipe:
         """Names of the parameters that training changes."""
         held = {f"layers/{index}/{name}" for index, layer in enumerate(machine.layers) for name in layer.fixed}
         return [name for name in machine.named_tensors() if name not in held | set(self.fixed)]
+
+    def optimizer_of(self, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
+        """The optimizer of parameters by name; the first group has those at its own rate, others follow by their `rates`."""
+        by_rate: dict[float, list[nn.Parameter]] = {1.0: []}
+        for name, parameter in parameters.items():
+            by_rate.setdefault(float(self.rates.get(name, 1.0)), []).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": own} for own in by_rate.values() if own]
+        optimizer = self.optimizer(groups)
+        for group, rate in zip(optimizer.param_groups, [rate for rate, own in by_rate.items() if own], strict=True):
+            group["lr"] *= rate
+        return optimizer
 
 
 def variance_names(machine: BoltzmannMachine) -> list[str]:
