@@ -48,9 +48,10 @@ def hardware() -> str:
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that ended: seconds from its start to its end, and its peak resident memory."""
+    """A command that ended: seconds from its start to its end, those of the processor, and its peak resident memory."""
 
     seconds: float
+    processor_seconds: float
     peak_gigabytes: float
 
 
@@ -62,7 +63,7 @@ def command(name: str, *arguments: str, output: Path) -> Finished:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{name} {' '.join(arguments)} failed")
-    return Finished(time.perf_counter() - started, usage.ru_maxrss / 2**20)
+    return Finished(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
 
 
 def composed(output: Path, *overrides: str) -> DictConfig:
