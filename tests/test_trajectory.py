@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.models.inference import MeanField
-from ebm_pipeline.models.machine import EVEN, ODD, BoltzmannMachine, States
+from ebm_pipeline.models.machine import ODD, BoltzmannMachine, States
 from ebm_pipeline.sampling import Ladder, TrajectoryTempering, leaves, with_leaves
 from ebm_pipeline.sampling.bennett import bennett
 from ebm_pipeline.sampling.ladder import (
@@ -46,7 +46,7 @@ from ebm_pipeline.training.objectives import ContrastiveDivergence
 
 Case = tuple[tuple[str, ...], tuple[int, ...]]
 CHAINS = 30_000
-STILL = TrajectoryTempering(steps=2, rungs=4, every=0, warm_up=0)
+STILL = TrajectoryTempering(steps=2, rungs=4, chains=None, every=0, warm_up=0)
 
 
 def rungs_of(machine: BoltzmannMachine, seed: int = 7) -> list[BoltzmannMachine]:
@@ -70,17 +70,14 @@ def exact_ladder(machine: BoltzmannMachine, generator: torch.Generator) -> tuple
         rows = torch.multinomial(probability, CHAINS, replacement=True, generator=generator)
         drawn.append(tuple(state[rows] for state in states))
         probabilities.append(probability)
-    ladder = first_ladder(stacked(machines[:2]), drawn[2], 3)
-    below = tuple(torch.stack((drawn[0][index], drawn[1][index], drawn[1][index])) for index in machine.parity(EVEN))
+    ladder = first_ladder(stacked(machines[:2]), drawn[2], 3, CHAINS)
+    below = tuple(torch.stack((drawn[0][index], drawn[1][index], drawn[1][index])) for index in range(machine.depth))
     return ladder._replace(below=below), probabilities
 
 
-def full_states(machine: BoltzmannMachine, ladder: Ladder, rung: int, generator: torch.Generator) -> States:
-    """All layers of a rung: the odd ones are drawn."""
-    if rung == ladder.rungs:
-        return ladder.top
-    even = [None if index % 2 else ladder.below[index // 2][rung] for index in range(machine.depth)]
-    return ladder.rung(machine.folded(), rung).sample(even, ODD, generator)
+def states_of(ladder: Ladder, rung: int) -> States:
+    """All layers of a rung."""
+    return ladder.top if rung == ladder.rungs else tuple(state[rung] for state in ladder.below)
 
 
 @pytest.mark.parametrize("case", DISCRETE_MACHINES)
@@ -91,7 +88,7 @@ def test_every_rung_keeps_its_distribution(case: Case, offsets: float, generator
     moved, _ = STILL.step(machine, ladder, generator)
     assert moved.rungs == 2
     for rung, probability in enumerate(probabilities):
-        counts = state_counts(machine, full_states(machine, moved, rung, generator))
+        counts = state_counts(machine, states_of(moved, rung))
         assert_same_distribution(counts, probability)
     unfinished, _ = STILL.step(machine, ladder, generator, finish=False)
     finished = unfinished.completed(machine.sample(unfinished.samples, ODD, generator))
@@ -103,7 +100,7 @@ def test_the_rungs_stay_independent(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (2, 1), seed=3, weights=2.0)
     ladder, probabilities = exact_ladder(machine, generator)
     moved, _ = STILL.step(machine, ladder, generator)
-    numbers = [state_numbers(full_states(machine, moved, rung, generator)) for rung in range(3)]
+    numbers = [state_numbers(states_of(moved, rung)) for rung in range(3)]
     product = torch.einsum("i,j,k->ijk", *probabilities).flatten()
     counts = torch.bincount(64 * numbers[0] + 8 * numbers[1] + numbers[2], minlength=512)
     assert_same_distribution(counts, product)
@@ -147,7 +144,7 @@ def grown(machine: BoltzmannMachine, sampler: TrajectoryTempering, sweeps: int, 
 def test_a_ladder_closes_its_gaps_by_machines_halfway(case: Case) -> None:
     machine = random_machine(*case, seed=2, weights=3.0)
     base = stacked([independent_base(machine, (None,) * machine.depth)])
-    ladder = grown(machine, TrajectoryTempering(rungs=20, acceptance=0.5, every=0, ladder=base), 400)
+    ladder = grown(machine, TrajectoryTempering(rungs=20, acceptance=0.5, chains=None, every=0, ladder=base), 400)
     assert 1 < ladder.rungs < 19
     assert float(ladder.rates[: ladder.rungs].min()) > 0.4
     energies = [ladder.rung(machine, rung).energy(ladder.top)[:10] for rung in range(ladder.rungs + 1)]
@@ -185,7 +182,7 @@ def test_a_machine_that_learns_leaves_its_history_behind() -> None:
 def test_a_full_ladder_gives_up_the_rung_that_it_needs_least() -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (6, 5), seed=2, weights=4.0)
     base = stacked([independent_base(machine, (None, None))])
-    sampler = TrajectoryTempering(rungs=6, acceptance=0.9, every=0, ladder=base)
+    sampler = TrajectoryTempering(rungs=6, acceptance=0.9, chains=None, every=0, ladder=base)
     ladder = grown(machine, sampler, 600)
     assert ladder.rungs == ladder.room == 5
     assert int(ladder.counts[TAKEN_OUT]) > 0
@@ -215,7 +212,9 @@ def test_memory_is_bounded_by_the_rungs() -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1)
     states = tuple(torch.zeros(10**6, layer.units) for layer in machine.layers)
     with pytest.raises(UserError, match=r"sampler\.rungs=1000 machines of 7 units with 1000000 chains each would take"):
-        TrajectoryTempering(rungs=1000).init(machine, tuple(s.expand(10**6, -1) for s in states), (None, None))
+        TrajectoryTempering(rungs=1000, chains=None).init(
+            machine, tuple(s.expand(10**6, -1) for s in states), (None, None)
+        )
 
 
 # ---------------------------------------------------------------------------------------------- what it is for
@@ -226,7 +225,7 @@ def test_two_far_modes_get_their_weights_where_gibbs_stays(generator: torch.Gene
     machine, weight = two_far_modes()
     start = (torch.zeros(400, 8), torch.zeros(400, 5))
     base = stacked([independent_base(machine, (torch.full((8,), 0.75), None))])
-    sampler = TrajectoryTempering(steps=500, rungs=12, acceptance=0.5, every=0, warm_up=300, ladder=base)
+    sampler = TrajectoryTempering(steps=500, rungs=12, acceptance=0.5, chains=None, every=0, warm_up=300, ladder=base)
     ladder, info = sampler.step(machine, sampler.init(machine, start, (None, None)), generator)
     upper = []
     for _ in range(25):

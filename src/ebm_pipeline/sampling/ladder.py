@@ -2,8 +2,8 @@
 
 Rung 0 has independent units, so its log Z is known and each of its sweeps draws anew; the rungs above are what the machine was
 at earlier times, or machines halfway between two others; the last is the machine as it is, which is no part of the state.
-Arrays have room for as many rungs as there may ever be, so that a checkpoint has the same shapes throughout. Of the rungs
-below the machine only the even layers are kept: the odd ones are drawn from them.
+Arrays have room for as many rungs as there may ever be, so that a checkpoint has the same shapes throughout. The rungs may have
+fewer chains than the machine, whose chains then take turns in the exchanges.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebm_pipeline.models.machine import EVEN, BoltzmannMachine, PartialStates, States
+from ebm_pipeline.models.machine import BoltzmannMachine, PartialStates, States
 
 NEW, DOWN, UP = 0, 1, 2  # a walker before it first was at the top; on its way to rung 0; on its way back
-# What `counts` holds: sweeps, rungs below the machine, moves, sweep of the last one, round trips in the last step, rungs taken out
+# What `counts` holds: sweeps, rungs below the machine, moves, sweep of the last, round trips in the last step, rungs taken out
 SWEEPS, RUNGS, MOVES, MOVED_AT, ROUND_TRIPS, TAKEN_OUT = range(6)
 NEVER = -1  # `kept` of a rung that the machine never was
 
 
 class Ladder(NamedTuple):
-    """Rows 0 ... rungs - 1 of what has `room` rows are in use; of what has room + 1 rows the last one in use is the machine's."""
+    """Rows 0 ... rungs - 1 of what has `room` rows are in use."""
 
     parameters: States  # (room, ...), in the order of the machine's `named_tensors`; vectors are (room, 1, units)
-    below: States  # even layers of the rungs, (room, chains, units)
+    below: States  # all layers of the rungs, (room, chains of a rung, units)
     top: States  # all layers of the machine, (chains, units)
-    walkers: Tensor  # (room + 1, chains): NEW, DOWN or UP
-    born: Tensor  # (room + 1, chains): the sweep at which the walker was last at rung 0
+    walkers: Tensor  # (room, chains of a rung): NEW, DOWN or UP
+    top_walkers: Tensor  # (chains,)
+    born: Tensor  # (room, chains of a rung): the sweep at which the state was last at rung 0
+    top_born: Tensor  # (chains,)
     rates: Tensor  # (room,): running means of the acceptance between a rung and the next
     log_ratios: Tensor  # (room,), float64: running log Z of the next rung less that of the rung
     seen: Tensor  # (room,): exchanges between the two so far
@@ -59,7 +61,14 @@ class Ladder(NamedTuple):
     @property
     def ages(self) -> Tensor:
         """Sweeps since the state of each of the machine's chains was last at rung 0: (chains,)."""
-        return self.counts[SWEEPS] - self.born[self.rungs]
+        return self.counts[SWEEPS] - self.top_born
+
+    @property
+    def turn(self) -> Tensor:
+        """Which of the machine's chains exchange in this move: (chains of a rung,)."""
+        chains, own = len(self.top[0]), self.walkers.shape[1]
+        first = int(self.counts[MOVES]) // 2 * own  # of two moves the machine is in one
+        return (first + torch.arange(own, device=self.born.device)) % chains
 
     def machines(self, machine: BoltzmannMachine) -> BoltzmannMachine:
         """The rungs below as one machine that steps on (rungs, chains, units), of the type of `machine`'s products."""
@@ -107,27 +116,25 @@ def between(lower: BoltzmannMachine, upper: BoltzmannMachine) -> BoltzmannMachin
     return replace(upper, layers=layers, weights=weights)
 
 
-def first_ladder(machines: BoltzmannMachine, states: States, room: int, kept: Tensor | None = None) -> Ladder:
-    """A ladder of stacked `machines`, whose chains all start at `states` (chains, units)."""
+def first_ladder(machines: BoltzmannMachine, states: States, room: int, chains: int) -> Ladder:
+    """A ladder of stacked `machines` with so many `chains` each, which all start at `states` (chains, units)."""
     rows = tuple(machines.named_tensors().values())
-    count, chains = len(rows[0]), len(states[0])
-    bias, vector = machines.layers[0].bias, rows[0].new_zeros(room)
-    whole = torch.zeros(room, dtype=torch.int64, device=bias.device)
-    sweeps = torch.full_like(whole, NEVER)
-    sweeps[:count] = NEVER if kept is None else kept
-    counts = torch.zeros(6, dtype=torch.int64, device=bias.device)
-    counts[RUNGS] = count
-    empty = torch.zeros(room + 1, chains, dtype=torch.int64, device=bias.device)
+    vector = rows[0].new_zeros(room)
+    whole = torch.zeros(room, dtype=torch.int64, device=vector.device)
+    counts = whole.new_zeros(6)
+    counts[RUNGS] = len(rows[0])
     return Ladder(
         parameters=tuple(_padded(row, room) for row in rows),
-        below=tuple(state.expand(room, *state.shape).clone() for state in states[EVEN::2]),
+        below=tuple(state[:chains].expand(room, *state[:chains].shape).clone() for state in states),
         top=states,
-        walkers=empty + NEW,
-        born=empty,
+        walkers=whole.new_full((room, chains), NEW),
+        top_walkers=whole.new_full((len(states[0]),), NEW),
+        born=whole.new_zeros(room, chains),
+        top_born=whole.new_zeros(len(states[0])),
         rates=vector + 0.5,
         log_ratios=vector.double(),
         seen=whole,
-        kept=sweeps,
+        kept=whole.new_full((room,), NEVER),
         counts=counts,
     )
 
@@ -144,9 +151,10 @@ def _padded(rows: Tensor, room: int) -> Tensor:
 
 def with_rung(ladder: Ladder, pair: int, machine: BoltzmannMachine, kept: int) -> Ladder:
     """The ladder with `machine` between the rungs of a pair; its chains start as copies of those of the upper rung."""
-    row = pair + 1
+    row, own = pair + 1, ladder.walkers.shape[1]
     is_top = row == ladder.rungs
-    upper = ladder.top[EVEN::2] if is_top else tuple(state[row] for state in ladder.below)
+    upper = [state[:own] for state in ladder.top] if is_top else [state[row] for state in ladder.below]
+    born = ladder.top_born[:own] if is_top else ladder.born[row]
     change = ladder.counts.clone()
     change[RUNGS] += 1
     rates, log_ratios, seen = (
@@ -162,8 +170,8 @@ def with_rung(ladder: Ladder, pair: int, machine: BoltzmannMachine, kept: int) -
             _with_row(rows, row, new) for rows, new in zip(ladder.parameters, rows_of(machine), strict=True)
         ),
         below=tuple(_with_row(rows, row, state) for rows, state in zip(ladder.below, upper, strict=True)),
-        walkers=_with_row(ladder.walkers, row, torch.full_like(ladder.walkers[row], NEW)),
-        born=_with_row(ladder.born, row, ladder.born[row]),
+        walkers=_with_row(ladder.walkers, row, torch.full_like(born, NEW)),
+        born=_with_row(ladder.born, row, born),
         rates=rates,
         log_ratios=log_ratios,
         seen=seen,

@@ -13,7 +13,7 @@ which leaves the joint distribution of all rungs as it is. The same free energie
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,17 +42,19 @@ from ebm_pipeline.sampling.ladder import (
 )
 from ebm_pipeline.support.errors import UserError, check_memory, check_number, check_whole
 
-MEMORY = 0.25  # least weight of the newest in the running means of the acceptance
-LONG_MEMORY = 0.01  # in those of log Z between rungs that stand still
-LEAST_SEEN = 3  # exchanges of a pair, before its acceptance decides anything
+MEMORY = 0.15  # least weight of the newest in the running means of the acceptance
+LONG_MEMORY = 0.03  # in those of log Z
+LEAST_SEEN = 5  # exchanges of a pair, before its acceptance decides anything
+WORTH = 0.75  # of a gap: how much smaller the one must be that a full ladder leaves to close it
 MOST_RUNGS = 1000
 
 
 @dataclass(frozen=True)
 class TrajectoryTempering:
-    """`steps` sweeps of the machine per call of `step`; the rungs below move, and exchange, every `every` * rungs sweeps.
+    """`steps` sweeps of the machine per call of `step`; the rungs below have `chains` chains each (None: as many as the machine).
 
-    So the ladder costs as much however long it is; every = 0 moves it at each sweep. A rung is put between two neighbours whose
+    They move, and exchange, whenever the machine's own chains have made `every` sweeps for each of theirs, so that the ladder
+    costs as much however long it is; every = 0 moves it at each sweep. A rung is put between two neighbours whose
     acceptance falls below `acceptance`: the machine as it is where it is one of them, else one halfway. A ladder of `rungs`
     machines, the machine itself included, first gives up the one that it needs least, unless that is needed more. `ladder`:
     stacked machines to begin with, of a machine that does not learn any more; then all new rungs are halfway ones.
@@ -62,7 +64,8 @@ class TrajectoryTempering:
     steps: int = 1
     rungs: int = 30
     acceptance: float = 0.3
-    every: int = 2
+    chains: int | None = 20
+    every: float = 3.0
     warm_up: int | None = None
     ladder: BoltzmannMachine | None = None
 
@@ -70,7 +73,9 @@ class TrajectoryTempering:
         check_whole("sampler.steps", self.steps, 1)
         check_whole("sampler.rungs", self.rungs, 2, MOST_RUNGS)
         check_number("sampler.acceptance", self.acceptance, 0, 1, open_low=True, open_high=True)
-        check_whole("sampler.every", self.every, 0)
+        check_number("sampler.every", self.every)
+        if self.chains is not None:
+            check_whole("sampler.chains, if not null,", self.chains, 1)
         if self.warm_up is not None:
             check_whole("sampler.warm_up, if not null,", self.warm_up, 0)
 
@@ -92,7 +97,8 @@ class TrajectoryTempering:
         count = len(rungs.weights[0])
         if count > room:
             raise UserError(f"sampler.rungs={self.rungs} is too few for a ladder of {count} rungs below the machine")
-        return first_ladder(rungs, states, room)
+        own = len(states[0]) if self.chains is None else min(self.chains, len(states[0]))
+        return first_ladder(rungs, states, room, own)
 
     def step(
         self,
@@ -115,11 +121,16 @@ class TrajectoryTempering:
         for sweep in range(self.steps):
             ladder = ladder._replace(top=machine.sample(ladder.top, EVEN, generator, clamped))
             ladder.counts[SWEEPS] += 1
-            if int(ladder.counts[SWEEPS] - ladder.counts[MOVED_AT]) >= self.every * ladder.rungs:
+            if self._is_due(ladder):
                 ladder = self._moved(machine, ladder, generator, clamped)
             if finish or sweep < self.steps - 1:
                 ladder = ladder._replace(top=machine.sample(ladder.top, ODD, generator, clamped))
-        return ladder, {"sampler/round_trips": int(ladder.counts[ROUND_TRIPS]) / ladder.walkers.shape[1]}
+        return ladder, {"sampler/round_trips": int(ladder.counts[ROUND_TRIPS]) / len(ladder.top_walkers)}
+
+    def _is_due(self, ladder: Ladder) -> bool:
+        """Whether the rungs below the machine move now."""
+        waited = int(ladder.counts[SWEEPS] - ladder.counts[MOVED_AT])
+        return waited * len(ladder.top_walkers) >= self.every * ladder.rungs * ladder.walkers.shape[1]
 
     def _moved(
         self, machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generator | None, clamped: Collection[int]
@@ -138,7 +149,7 @@ class TrajectoryTempering:
             return ladder
         if ladder.rungs == ladder.room:
             row, apart = least_needed(ladder)
-            if not apart < float(distances(rates[pair])):
+            if not apart < WORTH * float(distances(rates[pair])):
                 return ladder
             ladder = without_rung(ladder, row)
             pair -= row <= pair
@@ -151,65 +162,87 @@ class TrajectoryTempering:
 def swept(
     machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generator | None, clamped: Collection[int]
 ) -> Ladder:
-    """The rungs below the machine after a sweep, all in one call; the chains of rung 0 are new draws."""
+    """The even layers of the rungs below the machine drawn anew, all in one call; those of rung 0 depend on nothing."""
     rungs = ladder.machines(machine)
-    states = rungs.sample(_partial([state[: ladder.rungs] for state in ladder.below], machine), ODD, generator, clamped)
-    below = rungs.sample(states, EVEN, generator, clamped)[EVEN::2]
-    return _with_even(ladder, [torch.cat(pair) for pair in zip(below, _top(ladder), strict=True)])
+    below = rungs.sample(tuple(state[: ladder.rungs] for state in ladder.below), EVEN, generator, clamped)
+    born = ladder.born.clone()
+    born[0] = ladder.counts[SWEEPS]
+    return _with_below(ladder, below)._replace(born=born)
 
 
 def exchange(machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generator | None) -> Ladder:
-    """One round of exchanges: pairs (0, 1), (2, 3), ... or (1, 2), (3, 4), ..., by the number of moves so far."""
-    rungs = ladder.rungs
-    states = _all_even(ladder)
-    lower = torch.arange(int(ladder.counts[MOVES]) % 2, rungs, 2, device=ladder.rates.device)
-    partner = torch.arange(rungs + 1, device=lower.device)
+    """One round of exchanges: pairs (0, 1), (2, 3), ... or (1, 2), (3, 4), ..., by the number of moves so far.
+
+    The odd layers of the rungs below the machine are drawn afterwards, those of the machine are left to the caller.
+    """
+    rungs, turn, even = ladder.rungs, ladder.turn, machine.parity(EVEN)
+    states = {index: torch.cat((ladder.below[index][:rungs], ladder.top[index][turn][None])) for index in even}
+    lower = torch.arange(int(ladder.counts[MOVES]) % 2, rungs, 2, device=turn.device)
+    partner = torch.arange(rungs + 1, device=turn.device)
     partner[lower], partner[lower + 1] = lower + 1, lower
-    own = free_energies(machine, ladder, states)
-    other = free_energies(machine, ladder, [state[partner] for state in states])
+    there = {index: state[partner] for index, state in states.items()}
+    energies, inputs = _free(machine, ladder, {index: torch.cat((states[index], there[index]), 1) for index in even})
+    own, other = energies.chunk(2, 1)
     low, high = own[lower] - other[lower + 1], other[lower] - own[lower + 1]  # log weights of the states of either rung
     uniform = torch.rand(low.shape, generator=generator, dtype=low.dtype, device=low.device)
-    accepted = uniform.log() < low - high
+    accepted = torch.zeros_like(own, dtype=torch.bool)
+    accepted[lower] = accepted[lower + 1] = uniform.log() < low - high
 
-    source = torch.arange(rungs + 1, device=lower.device)[:, None].repeat(1, low.shape[1])
-    source[lower] = torch.where(accepted, source[lower + 1], source[lower])
-    source[lower + 1] = torch.where(accepted, lower[:, None], source[lower + 1])
-    ladder = _with_even(ladder, [state.gather(0, source[..., None].expand_as(state)) for state in states])
-    return _learned(_walked(ladder, source), lower, low, high)
+    rungs_of = torch.arange(rungs + 1, device=turn.device)[:, None]
+    source = torch.where(accepted, partner[:, None], rungs_of)  # (rungs + 1, chains): where each state was
+    moved = {index: torch.where(accepted[..., None], there[index], states[index]) for index in even}
+    top = tuple(
+        state.index_copy(0, turn, moved[index][-1]) if index in moved else state
+        for index, state in enumerate(ladder.top)
+    )
+    machines, below = ladder.machines(machine), [state[:-1] for _, state in sorted(moved.items())]
+    for index in machine.parity(ODD):
+        before, after = inputs[index].chunk(2, 1)
+        field = torch.where(accepted[:-1, :, None], after, before)
+        below.insert(index, machines.layers[index].sample(field, generator))
+    return _learned(_walked(_with_below(ladder._replace(top=top), below), source, turn), lower, low, high)
 
 
-def _walked(ladder: Ladder, source: Tensor) -> Ladder:
-    """The walkers where their states went; `source` (rungs + 1, chains): the rung that each state came from."""
-    used = len(source)
-    walkers, born, counts = ladder.walkers.clone(), ladder.born.clone(), ladder.counts.clone()
-    moved = walkers[:used].gather(0, source)
+def _free(machine: BoltzmannMachine, ladder: Ladder, even: Mapping[int, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
+    """F of each rung, the machine last, at even layers (rungs + 1, chains, units): (rungs + 1, chains); and what these send
+    to the odd layers of the rungs below the machine.
+    """
+    rungs = ladder.machines(machine)
+    states = [even[index][:-1] if index in even else None for index in range(machine.depth)]
+    inputs = {index: rungs.inputs(states, index) for index in machine.parity(ODD)}
+    energies = [rungs.layers[index].energy(state) for index, state in enumerate(states) if state is not None]
+    energies += [-rungs.layers[index].log_partition(field) for index, field in inputs.items()]
+    top = machine.free_energy([even[index][-1] if index in even else None for index in range(machine.depth)])
+    return torch.cat((torch.stack(energies).sum(0), top[None])), inputs
+
+
+def _walked(ladder: Ladder, source: Tensor, turn: Tensor) -> Ladder:
+    """What is known of the states, where they went; source (rungs + 1, chains): the rung that each came from."""
+    rungs, counts = ladder.rungs, ladder.counts.clone()
+    walkers, top_walkers, born, top_born = (
+        known.clone() for known in (ladder.walkers, ladder.top_walkers, ladder.born, ladder.top_born)
+    )
+    moved = torch.cat((walkers[:rungs], top_walkers[turn][None])).gather(0, source)
     counts[ROUND_TRIPS] += (moved[-1] == UP).sum()
     counts[MOVES] += 1
     counts[MOVED_AT] = counts[SWEEPS]
-    moved[-1] = DOWN
-    moved[0] = torch.where(moved[0] == DOWN, UP, moved[0])
-    walkers[:used] = moved
-    born[:1] = counts[SWEEPS]  # whatever was there was drawn in this move, before it was exchanged
-    born[:used] = born[:used].gather(0, source)
-    return ladder._replace(walkers=walkers, born=born, counts=counts)
+    walkers[:rungs], top_walkers[turn] = moved[:-1], DOWN
+    walkers[0] = torch.where(walkers[0] == DOWN, UP, walkers[0])
+    births = torch.cat((born[:rungs], top_born[turn][None])).gather(0, source)
+    born[:rungs], top_born[turn] = births[:-1], births[-1]
+    return ladder._replace(walkers=walkers, top_walkers=top_walkers, born=born, top_born=top_born, counts=counts)
 
 
 def _learned(ladder: Ladder, lower: Tensor, low: Tensor, high: Tensor) -> Ladder:
     """The running means of pairs, whose lower rungs are `lower`, with the log weights (pairs, chains) of both in them."""
     rates, log_ratios, seen = ladder.rates.clone(), ladder.log_ratios.clone(), ladder.seen.clone()
-    share = 1 / (seen[lower] + 1.0)
+    share = 2 / (seen[lower] + 2.0)  # the later an exchange, the better its chains know their rung
     accepted = (low - high).clamp(max=0).exp().mean(1)
     rates[lower] = torch.lerp(rates[lower], accepted.to(rates.dtype), share.clamp_min(MEMORY).to(rates.dtype))
     newest = bennett_step(low.double(), high.double(), log_ratios[lower])
     log_ratios[lower] = torch.lerp(log_ratios[lower], newest, share.clamp_min(LONG_MEMORY).double())
     seen[lower] += 1
     return ladder._replace(rates=rates, log_ratios=log_ratios, seen=seen)
-
-
-def free_energies(machine: BoltzmannMachine, ladder: Ladder, states: list[Tensor]) -> Tensor:
-    """F of each rung, the machine last, at its own even `states` (rungs + 1, chains, units): (rungs + 1, chains)."""
-    below = ladder.machines(machine).free_energy(_partial([state[:-1] for state in states], machine))
-    return torch.cat((below, machine.free_energy(_partial([state[-1] for state in states], machine))[None]))
 
 
 def log_partition(machine: BoltzmannMachine, ladder: Ladder) -> float:
@@ -222,32 +255,14 @@ def log_partition(machine: BoltzmannMachine, ladder: Ladder) -> float:
     exact = sum(float(layer.log_partition(torch.zeros_like(layer.bias)).double()) for layer in base.layers)
     last = ladder.rung(machine, rungs - 1)
 
-    def weights(states: States | list[Tensor]) -> Tensor:
-        partial = _partial(states, machine)
-        return (last.free_energy(partial) - machine.free_energy(partial)).double()
+    def weights(states: States) -> Tensor:
+        return (last.free_energy(states) - machine.free_energy(states)).double()
 
-    step = bennett(weights([state[rungs - 1] for state in ladder.below]), weights(ladder.top[EVEN::2]))
+    step = bennett(weights(tuple(state[rungs - 1] for state in ladder.below)), weights(ladder.top))
     return exact + float(ladder.log_ratios[: rungs - 1].sum()) + float(step)
 
 
-def _partial(even: States | list[Tensor], machine: BoltzmannMachine) -> PartialStates:
-    """States of the even layers with None for the odd ones."""
-    return [None if index % 2 else even[index // 2] for index in range(machine.depth)]
-
-
-def _top(ladder: Ladder) -> list[Tensor]:
-    return [state[None] for state in ladder.top[EVEN::2]]
-
-
-def _all_even(ladder: Ladder) -> list[Tensor]:
-    """Even layers (rungs + 1, chains, units) of all rungs, the machine last."""
-    below = [state[: ladder.rungs] for state in ladder.below]
-    return [torch.cat(pair) for pair in zip(below, _top(ladder), strict=True)]
-
-
-def _with_even(ladder: Ladder, states: list[Tensor]) -> Ladder:
-    """The ladder with the even layers (rungs + 1, chains, units) of all rungs, the machine last."""
-    top = tuple(states[index // 2][-1] if index % 2 == EVEN else state for index, state in enumerate(ladder.top))
-    unused = [state[len(new) - 1 :] for state, new in zip(ladder.below, states, strict=True)]
-    below = tuple(torch.cat((new[:-1], rest)) for new, rest in zip(states, unused, strict=True))
-    return ladder._replace(below=below, top=top)
+def _with_below(ladder: Ladder, states: Sequence[Tensor]) -> Ladder:
+    """The ladder with other states (rungs, chains, units) of its rungs, one per layer, which are written into new arrays."""
+    below = tuple(torch.cat((new, old[len(new) :])) for new, old in zip(states, ladder.below, strict=True))
+    return ladder._replace(below=below)

@@ -128,11 +128,8 @@ class BoltzmannTraining(pl.LightningModule):
     @property
     def chains(self) -> Any:
         """The state that the objective keeps, made of the buffers; None where it keeps none."""
-        return (
-            with_leaves(self._structure, (getattr(self, name) for name in self.chain_names))
-            if self.chain_names
-            else None
-        )
+        tensors: dict[str, Any] = self._buffers  # a module's own look-up costs fifty times as much
+        return with_leaves(self._structure, (tensors[name] for name in self.chain_names)) if self.chain_names else None
 
     @property
     def _offsets(self) -> States:
@@ -145,7 +142,7 @@ class BoltzmannTraining(pl.LightningModule):
 
     def _keep(self, chains: Any) -> None:
         for name, tensor in zip(self.chain_names, leaves(chains) if self.chain_names else (), strict=True):
-            setattr(self, name, tensor)
+            self._buffers[name] = tensor
 
     # ---------------------------------------------------------------- training
 
