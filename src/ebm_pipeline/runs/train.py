@@ -25,7 +25,7 @@ from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.baselines import baselines
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.models.machine import BoltzmannMachine
-from ebm_pipeline.models.storage import save_model
+from ebm_pipeline.models.storage import LADDER_FILE, save_ladder, save_model
 from ebm_pipeline.runs import description, resume
 from ebm_pipeline.runs.assess import Material, assess
 from ebm_pipeline.runs.compare import COMPARED, shown
@@ -38,6 +38,7 @@ from ebm_pipeline.runs.plan import TRAIN_KEYS, Plan, assessed_part, prepare, rem
 from ebm_pipeline.runs.present import record_assessment, write_report
 from ebm_pipeline.runs.start import keep_start
 from ebm_pipeline.runs.trust import trusted_modules
+from ebm_pipeline.sampling import Ladder
 from ebm_pipeline.support.errors import DivergedError, UserError
 from ebm_pipeline.support.files import remove_partial, whole_file, write_text
 from ebm_pipeline.support.names import SYSTEM, current, label, tracked
@@ -214,6 +215,10 @@ def keep_model(work: Training, machine: BoltzmannMachine, module: BoltzmannTrain
         save_model(last, work.saved(module.machine.map(Tensor.cpu)))
         if not logged:  # else the store has them as a logged model
             tracker.log_file(last)
+    if isinstance(module.chains, Ladder):
+        ladder, path = module.chains, folder / LADDER_FILE
+        save_ladder(path, ladder.machines(module.machine).map(Tensor.cpu), ladder.kept[: ladder.rungs].tolist())
+        tracker.log_file(path)
     for name in (BEST, LAST):
         checkpoint = folder / "checkpoints" / name
         if checkpoint.exists():

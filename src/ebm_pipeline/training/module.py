@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
 from ebm_pipeline.models.machine import BoltzmannMachine, States
-from ebm_pipeline.sampling import leaves, visible_at_mean, with_leaves
+from ebm_pipeline.sampling import Ladder, leaves, visible_at_mean, with_leaves
 from ebm_pipeline.support.errors import DivergedError, UserError, check_memory
 from ebm_pipeline.training import centring, processes
 from ebm_pipeline.training.arrangement import Arrangement
@@ -28,6 +28,7 @@ from ebm_pipeline.training.constraints import step_size
 from ebm_pipeline.training.objectives import Learning
 from ebm_pipeline.training.precision import precision_scaled
 from ebm_pipeline.training.recipe import Recipe, variance_names
+from ebm_pipeline.training.trajectory import ladder_metrics
 
 Encoder = Callable[[Tensor], Tensor]
 CHAIN_BYTES = 12  # of a unit of a chain: its state, the next one and what it is drawn from
@@ -256,9 +257,16 @@ class BoltzmannTraining(pl.LightningModule):
     def metrics(self) -> dict[str, float]:
         """The monitored numbers of what training has made so far."""
         if self.arrangement is Arrangement.PLAIN:
-            return monitor(self.result, self.monitored, self.recipe.mean_field)
+            return monitor(self.result, self.monitored, self.recipe.mean_field) | self._ladder_metrics()
         expanded = self.arrangement.expand(self.result)
         return monitor_clamped(expanded, self.arrangement.clamp(expanded.depth, self.monitored.validation))
+
+    def _ladder_metrics(self) -> dict[str, float]:
+        chains = self.chains
+        if not isinstance(chains, Ladder):
+            return {}
+        machine = self.machine.with_products_in(self.recipe.product_type)
+        return ladder_metrics(chains, machine, self.monitored, self.recipe.mean_field)
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         """Once per epoch. The images are the module's own, not the loader's: `batch` only gives the beat."""
