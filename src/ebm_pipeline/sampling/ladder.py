@@ -70,6 +70,14 @@ class Ladder(NamedTuple):
         first = int(self.counts[MOVES]) // 2 * own  # of two moves the machine is in one
         return (first + torch.arange(own, device=self.born.device)) % chains
 
+    def numbers(self) -> dict[str, float]:
+        """How long the ladder is, its lowest acceptance, the mean age of the machine's chains."""
+        return {
+            "sampler/rungs": float(self.rungs + 1),
+            "sampler/least_swap_rate": float(self.rates[: self.rungs].min()),
+            "sampler/chain_age": float(self.ages.double().mean()),
+        }
+
     def machines(self, machine: BoltzmannMachine) -> BoltzmannMachine:
         """The rungs below as one machine that steps on (rungs, chains, units), of the type of `machine`'s products."""
         return self._rows(machine, slice(0, self.rungs))

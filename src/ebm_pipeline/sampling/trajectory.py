@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ LONG_MEMORY = 0.03  # in those of log Z
 LEAST_SEEN = 5  # exchanges of a pair, before its acceptance decides anything
 WORTH = 0.75  # of a gap: how much smaller the one must be that a full ladder leaves to close it
 MOST_RUNGS = 1000
+GROWTH = 2  # times as long a ladder may become that a finished run brings
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,12 @@ class TrajectoryTempering:
                 ladder = self._moved(machine, ladder, generator, clamped)
             if finish or sweep < self.steps - 1:
                 ladder = ladder._replace(top=machine.sample(ladder.top, ODD, generator, clamped))
-        return ladder, {"sampler/round_trips": int(ladder.counts[ROUND_TRIPS]) / len(ladder.top_walkers)}
+        return ladder, self._info(ladder)
+
+    def _info(self, ladder: Ladder) -> Info:
+        """Round trips in this step, per chain; of a machine that does not learn the ladder too (training tells it by epoch)."""
+        info = {"sampler/round_trips": int(ladder.counts[ROUND_TRIPS]) / len(ladder.top_walkers)}
+        return info if self.ladder is None else info | ladder.numbers()
 
     def _is_due(self, ladder: Ladder) -> bool:
         """Whether the rungs below the machine move now."""
@@ -136,7 +143,7 @@ class TrajectoryTempering:
         self, machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generator | None, clamped: Collection[int]
     ) -> Ladder:
         """A sweep of the rungs below the machine, exchanges, and what these say of the ladder's length."""
-        ladder = exchange(machine, swept(machine, ladder, generator, clamped), generator)
+        ladder, _ = exchange(machine, swept(machine, ladder, generator, clamped), generator)
         if self.warm_up is None or int(ladder.counts[SWEEPS]) <= self.warm_up:
             return self._adapted(machine, ladder)
         return ladder
@@ -159,6 +166,12 @@ class TrajectoryTempering:
         return with_rung(ladder, pair, between(lower, upper), NEVER)
 
 
+def along(ladder: BoltzmannMachine, sweeps: int, warm_up: int) -> TrajectoryTempering:
+    """The sampler of a machine that does not learn any more, from its stacked `ladder`, which may grow in the warm-up."""
+    rungs = min(MOST_RUNGS, GROWTH * len(ladder.weights[0]) + 2)
+    return TrajectoryTempering(sweeps, rungs, chains=None, every=0, warm_up=warm_up, ladder=ladder)
+
+
 def swept(
     machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generator | None, clamped: Collection[int]
 ) -> Ladder:
@@ -170,7 +183,15 @@ def swept(
     return _with_below(ladder, below)._replace(born=born)
 
 
-def exchange(machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generator | None) -> Ladder:
+class Exchanged(NamedTuple):
+    """What an exchange saw: the lower rungs of its pairs (pairs,), and log weights w (pairs, chains) of states of either rung."""
+
+    lower: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def exchange(machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generator | None) -> tuple[Ladder, Exchanged]:
     """One round of exchanges: pairs (0, 1), (2, 3), ... or (1, 2), (3, 4), ..., by the number of moves so far.
 
     The odd layers of the rungs below the machine are drawn afterwards, those of the machine are left to the caller.
@@ -183,10 +204,10 @@ def exchange(machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generat
     there = {index: state[partner] for index, state in states.items()}
     energies, inputs = _free(machine, ladder, {index: torch.cat((states[index], there[index]), 1) for index in even})
     own, other = energies.chunk(2, 1)
-    low, high = own[lower] - other[lower + 1], other[lower] - own[lower + 1]  # log weights of the states of either rung
-    uniform = torch.rand(low.shape, generator=generator, dtype=low.dtype, device=low.device)
+    seen = Exchanged(lower, own[lower] - other[lower + 1], other[lower] - own[lower + 1])
+    uniform = torch.rand(seen.low.shape, generator=generator, dtype=own.dtype, device=own.device)
     accepted = torch.zeros_like(own, dtype=torch.bool)
-    accepted[lower] = accepted[lower + 1] = uniform.log() < low - high
+    accepted[lower] = accepted[lower + 1] = uniform.log() < seen.low - seen.high
 
     rungs_of = torch.arange(rungs + 1, device=turn.device)[:, None]
     source = torch.where(accepted, partner[:, None], rungs_of)  # (rungs + 1, chains): where each state was
@@ -200,7 +221,8 @@ def exchange(machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generat
         before, after = inputs[index].chunk(2, 1)
         field = torch.where(accepted[:-1, :, None], after, before)
         below.insert(index, machines.layers[index].sample(field, generator))
-    return _learned(_walked(_with_below(ladder._replace(top=top), below), source, turn), lower, low, high)
+    ladder = _walked(_with_below(ladder._replace(top=top), below), source, turn)
+    return _learned(ladder, seen), seen
 
 
 def _free(machine: BoltzmannMachine, ladder: Ladder, even: Mapping[int, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
@@ -233,8 +255,9 @@ def _walked(ladder: Ladder, source: Tensor, turn: Tensor) -> Ladder:
     return ladder._replace(walkers=walkers, top_walkers=top_walkers, born=born, top_born=top_born, counts=counts)
 
 
-def _learned(ladder: Ladder, lower: Tensor, low: Tensor, high: Tensor) -> Ladder:
-    """The running means of pairs, whose lower rungs are `lower`, with the log weights (pairs, chains) of both in them."""
+def _learned(ladder: Ladder, exchanged: Exchanged) -> Ladder:
+    """The running means of pairs, with what an exchange saw of them."""
+    lower, low, high = exchanged
     rates, log_ratios, seen = ladder.rates.clone(), ladder.log_ratios.clone(), ladder.seen.clone()
     share = 2 / (seen[lower] + 2.0)  # the later an exchange, the better its chains know their rung
     accepted = (low - high).clamp(max=0).exp().mean(1)

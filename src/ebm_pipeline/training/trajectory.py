@@ -23,12 +23,7 @@ def ladder_metrics(
     log_z = log_partition(machine, ladder)
     parts = {images.part: images.validation, "train": images.training}
     dtype = machine.weights[0].dtype
-    return {
-        **{
-            f"{part}/trajectory_log_likelihood": unnormalized(machine, states.to(dtype), mean_field) - log_z
-            for part, states in parts.items()
-        },
-        "sampler/rungs": float(ladder.rungs + 1),
-        "sampler/least_swap_rate": float(ladder.rates[: ladder.rungs].min()),
-        "sampler/chain_age": float(ladder.ages.double().mean()),
+    return ladder.numbers() | {
+        f"{part}/trajectory_log_likelihood": unnormalized(machine, states.to(dtype), mean_field) - log_z
+        for part, states in parts.items()
     }
