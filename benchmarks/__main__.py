@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import faults, gaussian, resume, studies, tracking_cost, tracking_store, training_cost
+from benchmarks import faults, gaussian, resume, studies, tracking_cost, tracking_store, training_cost, trajectory
 from benchmarks.common import hardware
 from ebm_pipeline.support.errors import UserError
 
@@ -27,8 +27,9 @@ BENCHMARKS = {
     "requests": faults.requests,
     "tracking": tracking_cost.tracking,
     "tracking_store": tracking_store.store,
+    "trajectory": trajectory.trajectory,
 }
-NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking"}
+NEED_MNIST = {"speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking", "trajectory"}
 
 
 def main() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,9 +19,12 @@ from helpers import MACHINES, random_machine
 from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import LADDER_FILE, load_ladder, load_model, save_ladder
+from ebm_pipeline.runs.configuration import build_data, read_run_config
+from ebm_pipeline.runs.sample import ask
 from ebm_pipeline.runs.train import train
 from ebm_pipeline.sampling.ladder import between, independent_base, stacked
 from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.tasks import Fantasies
 
 GROWING = ("sampler=trajectory", "sampler.every=0", "sampler.acceptance=0.9", "sampler.rungs=8", "optimizer.lr=0.2")
 
@@ -113,6 +119,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.getbasetemp() / "outputs"
 
 
+@pytest.mark.slow
 def test_a_dbm_keeps_the_ladder_of_its_joint_training(outputs: Path, tmp_path: Path) -> None:
     settings = (
         *PLAIN,
@@ -146,7 +153,44 @@ def test_the_watched_likelihood_is_that_of_enumeration(outputs: Path, tmp_path: 
 
 
 def _validation_likelihood(machine: BoltzmannMachine, folder: Path) -> float:
-    from ebm_pipeline.runs.configuration import build_data, read_run_config
-
     images = build_data(read_run_config(folder)).images("validation")
     return float(-machine.free_energy((images, None)).mean()) - exact_log_partition(machine)
+
+
+def test_a_finished_run_is_sampled_and_judged_along_its_history(outputs: Path, tmp_path: Path) -> None:
+    card = ("likelihood.temperatures=100", "likelihood.chains=50", "likelihood.sweeps=100", "likelihood.exact_units=0",
+            "likelihood.trajectory_sweeps=200", "likelihood.doublings=0")  # fmt: skip
+    settings = (*PLAIN, "model=rbm", *GROWING, "initialization.std=0.3", "hidden_units=12", "training.chains=50")
+    numbers = train(
+        composed(*settings, "evaluation=full", "diagnostics=null", *card, output_root=outputs), tmp_path / "run"
+    )
+    stated = json.loads((tmp_path / "run" / "likelihood.json").read_text())
+    machine = load_model(tmp_path / "run" / "model.h5").machine
+    exact = exact_log_partition(machine)
+    found, error = (numbers[f"sampler/log_partition_trajectory{name}"] for name in ("", "_std_error"))
+    assert abs(found - exact) < 4 * error + 0.01
+    assert stated["trajectory"]["value"] == found
+    assert numbers["sampler/log_partition_trajectory_ess"] > 20
+
+    folder = tmp_path / "samples"
+    config = composed("run=x", "task.sampler=trajectory", "task.sweeps=40", "count=20", "part=validation", name="sample",
+                      output_root=outputs)  # fmt: skip
+    answer = ask(config, str(tmp_path / "run"), folder)
+    assert re.search(r"40 sweeps of trajectory tempering with \d+ machines \(least swap rate", answer.made["fantasies"])
+    assert answer.arrays["fantasies"].shape == (20, 16)
+    (tmp_path / "run" / LADDER_FILE).unlink()
+    with pytest.raises(UserError, match="train with sampler=trajectory"):
+        ask(config, str(tmp_path / "run"), folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": "history"}, "task.sampler must be one of gibbs, trajectory"),
+        ({"sampler": "trajectory", "replicas": 3}, "neither task.replicas nor"),
+        ({"sampler": "trajectory", "start_beta": 0.5}, "neither task.replicas nor"),
+    ],
+)
+def test_a_wrong_sampler_of_fantasies_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Fantasies(**settings)

@@ -51,6 +51,13 @@ class LogPartition:
         float, ...
     ] = ()  # of the machine, by the weights of a forward run, whether single chains mix or not
 
+    def joint_error(self, other: LogPartition) -> float:
+        """Of the difference of two estimates."""
+        return math.hypot(self.std_error, other.std_error)
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} +- {self.std_error:.2f} (effective sample size {self.ess:.0f})"
+
 
 def annealed_importance_sampling(
     machine: BoltzmannMachine,
@@ -177,6 +184,12 @@ def equal_steps(
     betas = pilot[upper - 1] + share * (pilot[upper] - pilot[upper - 1])
     betas[0], betas[-1] = 0, 1
     return betas
+
+
+def halfway(betas: Tensor) -> Tensor:
+    """The inverse temperatures (count,) with one more between each and the next."""
+    between = torch.stack((betas[:-1], (betas[:-1] + betas[1:]) / 2), 1).flatten()
+    return torch.cat((between, betas[-1:]))
 
 
 def pilot_temperatures(count: int) -> int:

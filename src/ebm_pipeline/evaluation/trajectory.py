@@ -25,6 +25,7 @@ from ebm_pipeline.sampling.bennett import bennett, bennett_step
 from ebm_pipeline.sampling.ladder import SWEEPS
 from ebm_pipeline.sampling.trajectory import Exchanged, along, exchange, swept
 
+LEAST_COLUMNS = 8
 GROUPS = 20  # of columns, at most
 WARM_UP = 0.4  # share of the sweeps: in the first half of them the ladder may grow
 DIFFERENT = 3.0  # errors by which the two families must not differ

@@ -12,7 +12,7 @@ units are the height * width pixels and then one for each class. Centring offset
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,12 @@ def load_ladder(path: Path, machine: BoltzmannMachine) -> BoltzmannMachine:
         raise UserError(f"{path}: {error}") from error
     except DAMAGE as error:
         raise UserError(f"{path} is damaged or no ladder ({error}): train again or take another copy") from error
+
+
+def with_ladder(saved: SavedModel, folder: Path) -> SavedModel:
+    """The model with the ladder of its run's folder, where that has one."""
+    path = folder / LADDER_FILE
+    return replace(saved, ladder=load_ladder(path, saved.machine)) if path.is_file() else saved
 
 
 def _rows(file: h5py.File, name: str, like: Tensor) -> Tensor:

@@ -184,4 +184,5 @@ def measure_likelihood(
             mean_field,
             seed,
             stage,
+            saved.ladder,
         )

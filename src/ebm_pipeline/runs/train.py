@@ -25,7 +25,7 @@ from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.baselines import baselines
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.models.machine import BoltzmannMachine
-from ebm_pipeline.models.storage import LADDER_FILE, save_ladder, save_model
+from ebm_pipeline.models.storage import LADDER_FILE, save_ladder, save_model, with_ladder
 from ebm_pipeline.runs import description, resume
 from ebm_pipeline.runs.assess import Material, assess
 from ebm_pipeline.runs.compare import COMPARED, shown
@@ -239,7 +239,8 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
     for phase in work.records:
         write_history(folder / (f"metrics_{phase.phase}.csv" if phase.phase else "metrics.csv"), phase)
     material = Material.of(plan.data, assessed_part(config, plan.data))
-    found = assess(plan.settings, work.saved(machine), material, last, plan.recipe.mean_field, config.seed)
+    saved = with_ladder(work.saved(machine.folded()), folder)
+    found = assess(plan.settings, saved, material, last, plan.recipe.mean_field, config.seed)
     seen = plan.monitored
     others = baselines(machine.layers[0], material.training, seen, plan.pictures.flips)
     others |= plan.pictures.restored_wrong(machine, seen.validation, seen.noisy, int(config.seed))

@@ -167,6 +167,12 @@ SAMPLER = (
          LOWER, REVERSE, NOWHERE),
     Term("sampler/log_partition_reverse_ess", "effective samples of log Z, reverse", "(sum w)^2 / sum w^2", "samples", HIGHER,
          REVERSE, NOWHERE),
+    Term("sampler/log_partition_trajectory", "log Z, along the trajectory",
+         "log Z of independent units + sum over neighbours of Bennett's log ratio", "nats", NONE, TRAJECTORY, NOWHERE),
+    Term("sampler/log_partition_trajectory_std_error", "error of log Z, along the trajectory",
+         "jackknife over groups of independent columns of chains", "nats", LOWER, TRAJECTORY, NOWHERE),
+    Term("sampler/log_partition_trajectory_ess", "effective samples of log Z, along the trajectory",
+         "independent states of each machine that would have this error", "samples", HIGHER, TRAJECTORY, NOWHERE),
 )  # fmt: skip
 
 LIKELIHOOD = (
