@@ -96,7 +96,10 @@ def coverage(seeds: int) -> None:
             f"**{own} of {seeds}**", f"**{inside} of {seeds}**", f"{seconds / seeds:.2f}",
         ])  # fmt: skip
     table(
-        ["machine, trained by trajectory", "machines", "log Z, exact", "mean error", "RMS error", "stated error, median", "exact value within 2 errors", "estimate within the interval of AIS", "s"],
+        [
+            "machine, trained by trajectory", "machines", "log Z, exact", "mean error", "RMS error", "stated error, median",
+            "exact value within 2 errors", "estimate within the interval of AIS", "s",
+        ],
         rows,
     )  # fmt: skip
 

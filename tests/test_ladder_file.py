@@ -15,6 +15,7 @@ import pytest
 import torch
 from commands import PLAIN, composed
 from helpers import MACHINES, random_machine
+from kills import patched
 
 from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.models.machine import BoltzmannMachine
@@ -22,7 +23,8 @@ from ebm_pipeline.models.storage import LADDER_FILE, load_ladder, load_model, sa
 from ebm_pipeline.runs.configuration import build_data, read_run_config
 from ebm_pipeline.runs.sample import ask
 from ebm_pipeline.runs.train import train
-from ebm_pipeline.sampling.ladder import between, independent_base, stacked
+from ebm_pipeline.sampling import Ladder
+from ebm_pipeline.sampling.ladder import SWEEPS, between, independent_base, stacked
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tasks import Fantasies
 
@@ -194,3 +196,64 @@ def test_a_finished_run_is_sampled_and_judged_along_its_history(outputs: Path, t
 def test_a_wrong_sampler_of_fantasies_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Fantasies(**settings)
+
+
+# ---------------------------------------------------------------------------------------------- ended by the likelihood
+
+
+PATIENT = (
+    *PLAIN,
+    "model=rbm",
+    "sampler=trajectory",
+    "training.epochs=20",
+    "training.patience=2",
+    "training.averaging=0.1",
+)
+
+
+def epochs_of(folder: Path) -> int:
+    with open(folder / "metrics.csv", newline="") as file:
+        return int(list(csv.DictReader(file))[-1]["time/epoch"])
+
+
+@pytest.fixture
+def falling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The likelihood is highest after the third epoch."""
+
+    def metrics(ladder: Ladder, *others: object) -> dict[str, float]:
+        epoch = int(ladder.counts[SWEEPS]) // 6
+        return ladder.numbers() | {"validation/trajectory_log_likelihood": -abs(epoch - 3.0)}
+
+    monkeypatch.setattr("ebm_pipeline.training.module.ladder_metrics", metrics)
+
+
+@pytest.mark.usefixtures("falling")
+def test_training_ends_when_the_likelihood_has_not_risen(outputs: Path, tmp_path: Path) -> None:
+    train(composed(*PATIENT, output_root=outputs), tmp_path)
+    assert epochs_of(tmp_path) == 5
+    assert "; 5 epochs; run" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("falling")
+def test_a_run_that_was_ended_and_interrupted_stays_ended(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is interrupted after its training, and goes on with what comes then."""
+    with monkeypatch.context() as patch:
+        patched(patch, "ebm_pipeline.runs.train.save_ladder", 1, raise_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(composed(*PATIENT, output_root=outputs), tmp_path)
+    numbers = train(composed(*PATIENT, "resume=auto", output_root=outputs), tmp_path)
+    assert epochs_of(tmp_path) == 5
+    assert numbers["validation/trajectory_log_likelihood"] == -2
+
+
+def raise_stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_patience_needs_a_ladder(outputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set sampler=trajectory with objective=pcd"):
+        train(composed(*PLAIN, "training.patience=2", output_root=outputs), tmp_path)
+    with pytest.raises(UserError, match=r"training\.patience, if not null, .*got 0"):
+        train(composed(*PLAIN, "sampler=trajectory", "training.patience=0", output_root=outputs), tmp_path)

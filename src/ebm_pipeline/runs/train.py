@@ -254,7 +254,7 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
         tracker.log_metrics(tracked(found.metrics), work.steps)
     record_assessment(found, name, plan.data.image_shape, folder, tracker, work.steps)
     tracker.set_tags({records.NOTE_TAG: description.of_run(folder, found.verdict, found.card)})
-    about = f"{plan.data.name}, transform {plan.data.quantity}; {config.training.epochs} epochs; run {tracker.run_id}"
+    about = f"{plan.data.name}, transform {plan.data.quantity}; {work.epochs} epochs; run {tracker.run_id}"
     write_report(found, last, name, about, folder, folder, tracker)
     log.info("\n".join(f"{name}: {line}" for line in str(found).splitlines()))
     report(name, last, record, folder)
