@@ -234,6 +234,7 @@ def test_training_ends_when_the_likelihood_has_not_risen(outputs: Path, tmp_path
     assert "; 5 epochs; run" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("falling")
 def test_a_run_that_was_ended_and_interrupted_stays_ended(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
