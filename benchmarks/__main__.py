@@ -8,7 +8,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import faults, gaussian, resume, start, studies, tracking_cost, tracking_store, training_cost
+from benchmarks import (
+    faults,
+    gaussian,
+    resume,
+    start,
+    studies,
+    tracking_cost,
+    tracking_store,
+    training_cost,
+    trajectory,
+)  # fmt: skip
 from benchmarks.common import hardware
 from ebm_pipeline.support.errors import UserError
 
@@ -28,8 +38,11 @@ BENCHMARKS = {
     "requests": faults.requests,
     "tracking": tracking_cost.tracking,
     "tracking_store": tracking_store.store,
+    "trajectory": trajectory.trajectory,
 }
-NEED_MNIST = {"start", "speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking"}
+NEED_MNIST = {
+    "start", "speed", "parallel", "memory", "likelihood", "study", "sparsity", "gaussian", "tracking", "trajectory",
+}  # fmt: skip
 
 
 def main() -> None:

@@ -51,7 +51,8 @@ INSIDE = {
     ],
     "training": [
         ("processes", "objectives"),
-        ("arrangement", "blocks", "centring", "constraints", "precision", "penalties", "schedules", "pictures", "checkpoints"),
+        ("arrangement", "blocks", "centring", "constraints", "precision", "penalties", "schedules", "pictures", "checkpoints",
+         "trajectory"),
         ("recipe",),
         ("module",),
         ("callbacks", "pretraining"),

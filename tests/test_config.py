@@ -26,7 +26,7 @@ from ebm_pipeline.models.initialization import initialize
 from ebm_pipeline.models.layers import LAYERS
 from ebm_pipeline.runs import plan, train
 from ebm_pipeline.runs.configuration import build, build_data, plain, read_run_config
-from ebm_pipeline.sampling import Gibbs, ParallelTempering
+from ebm_pipeline.sampling import Gibbs, ParallelTempering, TrajectoryTempering
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tasks import Task
 from ebm_pipeline.training import Model, Pictures
@@ -195,7 +195,7 @@ def test_every_objective_takes_sampler_and_mean_field(option: str) -> None:
 
 @pytest.mark.parametrize("option", options("sampler"))
 def test_every_sampler_instantiates(option: str) -> None:
-    assert isinstance(built("sampler", option, "sampler.steps=3"), (Gibbs, ParallelTempering))
+    assert isinstance(built("sampler", option, "sampler.steps=3"), (Gibbs, ParallelTempering, TrajectoryTempering))
 
 
 @pytest.mark.parametrize(
@@ -388,6 +388,8 @@ def test_a_mistake_is_one_message_and_no_traceback(
         (["model=grbm", "model.layers.visible.variance=-1"], "variance"),
         (["sampler=tempering", "sampler.replicas=1"], r"sampler\.replicas"),
         (["sampler=tempering", "objective=cd"], "sampler=gibbs"),
+        (["sampler=trajectory", "sampler.acceptance=1"], r"sampler\.acceptance"),
+        (["sampler=trajectory", "objective=cd"], "sampler=gibbs"),
         (["objective.data_sweeps=0"], "data_sweeps"),
         (["objective=tap", "objective.order=4"], r"objective\.order"),
         (["objective=tap", "training.products=bfloat16"], "products=float32"),

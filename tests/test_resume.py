@@ -41,6 +41,16 @@ SETTINGS = {
         "evaluation.every_epochs=2",
         "training.averaging=0.5",
     ),
+    "trajectory": (
+        *PLAIN,
+        "model=rbm",
+        f"training.epochs={EPOCHS}",
+        "sampler=trajectory",
+        "sampler.every=0",
+        "sampler.acceptance=0.99",
+        "sampler.rungs=6",
+        "optimizer.lr=0.2",
+    ),
     "dbm": (*PLAIN, "model=dbm", f"training.epochs={EPOCHS}", "model.pretraining.epochs=2"),
     "models": (*TINY, "model=rbm", "training.epochs=1", "training.averaging=0.5", "tracking.system_metrics=false"),
     "ddp": (*PLAIN, "model=dbm", "model.pretraining.epochs=1", "trainer=ddp", "trainer.accelerator=cpu"),
@@ -49,6 +59,7 @@ PHASE = 2 * BATCHES  # updates of a phase of pretraining
 MOMENTS = [
     # a checkpoint is written, but not in its place; the epoch's metrics and pictures are in the store
     ("rbm", "os.fsync", 10),
+    ("trajectory", STEP, BATCHES + 3),  # the ladder grows
     ("dbm", STEP, PHASE + BATCHES + 3),  # in pretraining, the second RBM, in the middle of an epoch
 ]
 # Updates: of the first epoch, which has no checkpoint before it, the first and last of one, in the middle of one.
@@ -62,6 +73,9 @@ MORE_MOMENTS = [
     ],
     *[("rbm", f"ebm_pipeline.tracking.tracker.Tracker.{name}", 3) for name in ("log_metrics", "log_image")],
     ("rbm", "ebm_pipeline.tracking.tracker.Tracker.finish", 1),
+    *[("trajectory", STEP, step) for step in (1, 2, 5, BATCHES + 1, 2 * BATCHES, 2 * BATCHES + 3, BATCHES * EPOCHS)],
+    *[("trajectory", SAVE, number) for number in (1, EPOCHS)],
+    ("trajectory", "ebm_pipeline.runs.train.save_ladder", 1),
     *[("dbm", STEP, step) for step in (3, PHASE, PHASE + 1)],
     *[("dbm", STEP, 2 * PHASE + step) for step in (1, BATCHES + 3, BATCHES * EPOCHS)],
     ("dbm", "ebm_pipeline.training.pretraining.compose", 1),

@@ -20,6 +20,7 @@ from ebm_pipeline.sampling import (
     Gibbs,
     ParallelTempering,
     Sampler,
+    TrajectoryTempering,
     leaves,
     start_at_mean,
     start_at_visible,
@@ -112,7 +113,9 @@ def test_a_wrong_number_of_sweeps_is_refused(steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [Gibbs(), ParallelTempering(replicas=3)], ids=lambda sampler: type(sampler).__name__
+    "sampler",
+    [Gibbs(), ParallelTempering(replicas=3), TrajectoryTempering(rungs=3)],
+    ids=lambda sampler: type(sampler).__name__,
 )
 def test_a_state_is_made_again_of_its_leaves(sampler: Sampler, generator: torch.Generator) -> None:
     """What a checkpoint holds is the leaves; the state that a step gets is made of them."""

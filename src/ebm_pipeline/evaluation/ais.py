@@ -51,6 +51,13 @@ class LogPartition:
         float, ...
     ] = ()  # of the machine, by the weights of a forward run, whether single chains mix or not
 
+    def joint_error(self, other: LogPartition) -> float:
+        """Of the difference of two estimates."""
+        return math.hypot(self.std_error, other.std_error)
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} +- {self.std_error:.2f} (effective sample size {self.ess:.0f})"
+
 
 def annealed_importance_sampling(
     machine: BoltzmannMachine,
@@ -68,7 +75,7 @@ def annealed_importance_sampling(
     states = _draw(base, chains, generator)
     log_weights, steps, ratios, ends = _anneal(machine.folded(), base, schedule, states, generator, progress)
     mean = torch.softmax(log_weights, 0) @ ends[0].double()
-    start = float(_base_log_partition(base)) + _constant(machine)
+    start = float(_base_log_partition(base)) + constant(machine)
     path = (start, *(start + float(ratio) for ratio in ratios))
     found = summarize(log_weights, start, len(schedule))
     return replace(found, betas=(0.0, *steps), path=path, visible_mean=tuple(mean.tolist()))
@@ -90,7 +97,7 @@ def reverse_annealed_importance_sampling(
     schedule = _checked(betas)[::-1]
     log_weights, steps, ratios, _ = _anneal(machine.folded(), base, schedule, states, generator, progress)
     down = summarize(log_weights, 0.0, len(schedule))
-    top = float(_base_log_partition(base)) + _constant(machine) - down.value
+    top = float(_base_log_partition(base)) + constant(machine) - down.value
     path = (*(top + float(ratio) for ratio in reversed(ratios)), top)
     return replace(down, value=top, betas=(*reversed(steps), 1.0), path=path)
 
@@ -121,7 +128,7 @@ def clamped_log_partition(
     states = _draw(base, chains, generator)
     log_weights, *_ = _anneal(given, base, _checked(betas), states, generator, progress)
     value, std_error, ess = _log_mean(log_weights)
-    start = _base_log_partition(base).squeeze(-1) - folded.layers[0].energy(visible) + _constant(machine)
+    start = _base_log_partition(base).squeeze(-1) - folded.layers[0].energy(visible) + constant(machine)
     return start + value, std_error, ess
 
 
@@ -177,6 +184,12 @@ def equal_steps(
     betas = pilot[upper - 1] + share * (pilot[upper] - pilot[upper - 1])
     betas[0], betas[-1] = 0, 1
     return betas
+
+
+def halfway(betas: Tensor) -> Tensor:
+    """The inverse temperatures (count,) with one more between each and the next."""
+    between = torch.stack((betas[:-1], (betas[:-1] + betas[1:]) / 2), 1).flatten()
+    return torch.cat((between, betas[-1:]))
 
 
 def pilot_temperatures(count: int) -> int:
@@ -272,7 +285,7 @@ def _base_log_partition(base: BoltzmannMachine) -> Tensor:
     return total
 
 
-def _constant(machine: BoltzmannMachine) -> float:
+def constant(machine: BoltzmannMachine) -> float:
     """What folding the offsets takes from log Z: scale * sum_l o_l^T W_l o_{l+1}."""
     if not machine.offsets:
         return 0.0

@@ -29,6 +29,7 @@ from ebm_pipeline.evaluation.ais import (
     base_of_data,
     equal_steps,
     even_steps,
+    halfway,
     pilot_temperatures,
     reverse_annealed_importance_sampling,
 )
@@ -40,9 +41,11 @@ from ebm_pipeline.evaluation.likelihood import (
     highest_log_likelihood,
     independent_each,
     independent_units,
+    standard_error,
     unnormalized_each,
 )
 from ebm_pipeline.evaluation.tightness import Stage, Tightness, silent, tightness
+from ebm_pipeline.evaluation.trajectory import LEAST_COLUMNS, trajectory_log_partition
 from ebm_pipeline.evaluation.two_sample import mean_deviation
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.machine import BoltzmannMachine
@@ -54,6 +57,10 @@ DISAGREEMENT = 3.0  # standard errors by which two estimates of one quantity mus
 PLACEMENTS = ("equal", "even")
 BASES = ("data", "data_mean", "uniform")
 MOST_DOUBLINGS = 10
+WHOLE: tuple[tuple[str, *tuple[int, ...]], ...] = (  # settings that are whole numbers, their least and most
+    ("temperatures", 4), ("chains", 4), ("sweeps", LEAST_SWEEPS), ("trajectory_chains", LEAST_COLUMNS),
+    ("exact_units", 0, MOST_UNITS), ("doublings", 0, MOST_DOUBLINGS),
+)  # fmt: skip
 TEMPERATURES = "likelihood.temperatures"  # what a reason names where more of them may be its cure
 
 
@@ -81,9 +88,7 @@ class LikelihoodCard:
     binarisation: str  # name of the data's transform
     images: dict[str, int]
     unnormalized: dict[str, float]
-    independent: dict[
-        str, float
-    ]  # nats per image of independent units fitted to the training data: what any model must beat
+    independent: dict[str, float]  # nats per image of independent units fitted to the training data: what to beat
     log_partition: Interval
     reasons: tuple[str, ...]
     seconds: float
@@ -93,9 +98,7 @@ class LikelihoodCard:
     r_hat: dict[str, float] | None = None  # of the chains that the reverse run starts from
     settings: dict[str, Any] | None = None
     tightness: Tightness | None = None
-    image_errors: dict[str, float] | None = (
-        None  # standard errors, over the images, of what is gained over independent units
-    )
+    image_errors: dict[str, float] | None = None  # standard errors, over the images, of the gain over independent units
     # the most nats per image that any distribution can have on each part; None where units are continuous
     highest: dict[str, float | None] | None = None
     # of the means that the forward weights give from those of the training data, in standard deviations; and what chance gives
@@ -103,6 +106,7 @@ class LikelihoodCard:
     varies: bool = True  # whether the training images are not all the same
     cost: Cost | None = None  # of the chains of AIS
     lacking: tuple[str, ...] = ()  # what it cannot have, each with the reason
+    trajectory: LogPartition | None = None  # along the run's history, where it has kept one
 
     @property
     def determined(self) -> bool:
@@ -121,7 +125,7 @@ class LikelihoodCard:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: without the ways of log Z, and with "not determined" in place of numbers that are not."""
         record = asdict(self)
-        for run in (record["forward"], record["reverse"], *(record["half"] or ())):
+        for run in (record["forward"], record["reverse"], record["trajectory"], *(record["half"] or ())):
             if run is not None:
                 del run["betas"], run["path"], run["visible_mean"]
         stated = {
@@ -143,7 +147,7 @@ class LikelihoodCard:
         metrics = {f"{part}/independent_log_likelihood": value for part, value in self.independent.items()}
         for part, interval in self.intervals.items():
             metrics |= {f"{part}/{self.quantity}_low": interval.low, f"{part}/{self.quantity}_high": interval.high}
-        for name, run in (("forward", self.forward), ("reverse", self.reverse)):
+        for name, run in (("forward", self.forward), ("reverse", self.reverse), ("trajectory", self.trajectory)):
             if run is not None:
                 metrics |= {
                     f"sampler/log_partition_{name}": run.value,
@@ -154,6 +158,14 @@ class LikelihoodCard:
             metrics[f"{next(iter(self.images))}/bound_below_log_likelihood"] = self.tightness.nats
         return metrics
 
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the interval along the trajectory meets that of AIS; None where there is none."""
+        if self.trajectory is None:
+            return None
+        own, apart = self.trajectory.value, ERRORS * self.trajectory.std_error
+        return self.log_partition.low - apart <= own <= self.log_partition.high + apart
+
     def tags(self) -> dict[str, str]:
         """Tags for MLflow."""
         return {"ebm.likelihood": "determined" if self.determined else f"{NOT_DETERMINED}: {'; '.join(self.reasons)}"}
@@ -163,27 +175,23 @@ class LikelihoodCard:
         lines = []
         for part, count in self.images.items():
             value = f"{self.intervals[part]} nats" if self.determined else NOT_DETERMINED
-            lines.append(
-                f"{name}, {part}: {value} per image ({count} images, {self.binarisation}; "
-                f"independent pixels {self.independent[part]:.2f})"
-            )
+            about = f"{count} images, {self.binarisation}; independent pixels {self.independent[part]:.2f}"
+            lines.append(f"{name}, {part}: {value} per image ({about})")
         if self.forward is None or self.reverse is None:
             lines.append("log Z exact")
         else:
-            lines.append(
-                f"log Z by AIS: forward {_shown(self.forward)}, reverse {_shown(self.reverse)}; "
-                f"{self.forward.temperatures} temperatures, {self.forward.chains} chains"
-            )
+            size = f"{self.forward.temperatures} temperatures, {self.forward.chains} chains"
+            lines.append(f"log Z by AIS: forward {self.forward}, reverse {self.reverse}; {size}")
+        if self.trajectory is not None:
+            verdict = "agrees with AIS" if self.agrees else "does not agree with AIS"
+            size = f"{self.trajectory.temperatures} machines, {self.trajectory.chains} chains"
+            lines.append(f"log Z along the trajectory: {self.trajectory}; {size}: {verdict}")
         if self.tightness is not None:
             lines.append(
                 f"the bound lies {self.tightness.nats:.2f} +- {self.tightness.std_error:.2f} nats below the log-likelihood "
                 f"(AIS with {self.tightness.images} clamped images)"
             )
         return "\n".join((*lines, *self.lacking, *self.reasons))
-
-
-def _shown(run: LogPartition) -> str:
-    return f"{run.value:.2f} +- {run.std_error:.2f} (effective sample size {run.ess:.0f})"
 
 
 @dataclass(frozen=True)
@@ -210,13 +218,14 @@ class Likelihood:
     most_r_hat: float
     exact_units: int = MOST_UNITS
     doublings: int = 0
+    trajectory_chains: int = 100
+    trajectory_sweeps: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("likelihood.temperatures", self.temperatures, 4)
-        check_whole("likelihood.chains", self.chains, 4)
-        check_whole("likelihood.sweeps", self.sweeps, LEAST_SWEEPS)
-        check_whole("likelihood.exact_units", self.exact_units, 0, MOST_UNITS)
-        check_whole("likelihood.doublings", self.doublings, 0, MOST_DOUBLINGS)
+        for name, *ends in WHOLE:
+            check_whole(f"likelihood.{name}", getattr(self, name), *ends)
+        if self.trajectory_sweeps != 0:
+            check_whole("likelihood.trajectory_sweeps, if not 0,", self.trajectory_sweeps, LEAST_SWEEPS)
         for name in ("most_width", "least_ess", "most_r_hat"):
             check_number(f"likelihood.{name}", getattr(self, name), open_low=True)
         if self.base not in BASES or self.placement not in PLACEMENTS:
@@ -235,9 +244,10 @@ class Likelihood:
         mean_field: MeanField,
         seed: int,
         stage: Stage = silent,
+        ladder: BoltzmannMachine | None = None,
     ) -> LikelihoodCard:
         """Measure on `parts`, images (count, units) by name; `start` (images, units): training data, where the chains of the
-        reverse run start and which the independent units are fitted to.
+        reverse run start and which the independent units are fitted to; `ladder`: what the machine was before, stacked.
         """
         began = time.perf_counter()
         machine = machine.folded().map(Tensor.detach)
@@ -248,6 +258,7 @@ class Likelihood:
             layer = machine.layers[0]
             units = independent_units(layer, start)
             alone = {part: independent_each(units, images) for part, images in parts.items()}
+            tight = tightness(machine, next(iter(parts.values())), mean_field, generator, stage) if deep else None
             known: dict[str, Any] = {
                 "quantity": "variational_bound" if deep else "log_likelihood",
                 "binarisation": binarisation,
@@ -255,9 +266,7 @@ class Likelihood:
                 "unnormalized": {part: float(values.mean()) for part, values in each.items()},
                 "independent": {part: float(values.mean()) for part, values in alone.items()},
                 "image_errors": {part: standard_error(values - alone[part]) for part, values in each.items()},
-                "tightness": tightness(machine, next(iter(parts.values())), mean_field, generator, stage)
-                if deep
-                else None,
+                "tightness": tight,
                 "highest": {part: highest_log_likelihood(layer, images) for part, images in parts.items()},
                 "varies": bool((start != start[:1]).any()),
                 "cost": self.cost(machine),
@@ -271,9 +280,10 @@ class Likelihood:
                     seconds=time.perf_counter() - began,
                 )  # fmt: skip
             found = self.bracketed(machine, data_mean, start, mean_field, generator, stage)
+            third = self.along(ladder, machine, start, generator, stage)
         return LikelihoodCard(
             **known, method="AIS", log_partition=bracket(found.forward, found.reverse), reasons=self.objections(found),
-            weighted_deviation=_weighted_deviation(found.forward, start),
+            weighted_deviation=_weighted_deviation(found.forward, start), trajectory=third,
             forward=found.forward, reverse=found.reverse, half=found.half, r_hat=found.r_hat, settings=asdict(self),
             seconds=time.perf_counter() - began,
         )  # fmt: skip
@@ -284,6 +294,20 @@ class Likelihood:
             return None
         pilot = pilot_temperatures(self.temperatures) if self.placement == "equal" else 0
         return Cost.of(machine, self.chains * (3 * self.temperatures + pilot + 2 * self.sweeps))
+
+    def along(
+        self,
+        ladder: BoltzmannMachine | None,
+        machine: BoltzmannMachine,
+        start: Tensor,
+        generator: torch.Generator,
+        stage: Stage,
+    ) -> LogPartition | None:
+        """log Z along the stacked `ladder`; None where there is none, or it is not asked for."""
+        if ladder is None or not self.trajectory_sweeps:
+            return None
+        chains, sweeps = self.trajectory_chains, self.trajectory_sweeps
+        return trajectory_log_partition(machine, ladder, start, chains, sweeps, generator, stage("trajectory", sweeps))
 
     def bracketed(
         self,
@@ -321,7 +345,7 @@ class Likelihood:
             reasons = self.objections(found)
             if not reasons or not all(TEMPERATURES in reason for reason in reasons):
                 break
-            betas = _halfway(betas)
+            betas = halfway(betas)
             found = Bracketed(*both(betas), (found.forward, found.reverse), chains.r_hat)
         return found
 
@@ -336,7 +360,7 @@ class Likelihood:
                     "nothing: raise likelihood.temperatures or likelihood.chains"
                 )
             moved = abs(run.value - coarse.value)
-            if min(run.ess, coarse.ess) >= self.least_ess and moved > DISAGREEMENT * _joint_error(run, coarse):
+            if min(run.ess, coarse.ess) >= self.least_ess and moved > DISAGREEMENT * run.joint_error(coarse):
                 found.append(
                     f"{name} AIS moved by {moved:.2f} nats when the temperatures were doubled, beyond its errors: "
                     "raise likelihood.temperatures"
@@ -348,7 +372,7 @@ class Likelihood:
                 f"starts from data and from noise is {shown_r_hat(worst)}{above(worst, self.most_r_hat)}: raise likelihood.sweeps"
             )
         below = forward.value - reverse.value
-        if below > DISAGREEMENT * _joint_error(forward, reverse):
+        if below > DISAGREEMENT * forward.joint_error(reverse):
             found.append(
                 f"the reverse estimate of log Z lies {below:.2f} nats below the forward one, beyond their errors: its chains "
                 "miss a mode: raise likelihood.sweeps"
@@ -362,28 +386,13 @@ class Likelihood:
         return tuple(found)
 
 
-def _halfway(betas: Tensor) -> Tensor:
-    """The inverse temperatures (count,) with one more between each and the next."""
-    between = torch.stack((betas[:-1], (betas[:-1] + betas[1:]) / 2), 1).flatten()
-    return torch.cat((between, betas[-1:]))
-
-
 def bracket(forward: LogPartition, reverse: LogPartition) -> Interval:
     """[forward - 2 SE, reverse + 2 SE] of log Z; the ends change places where the errors let them cross."""
     ends = forward.value - ERRORS * forward.std_error, reverse.value + ERRORS * reverse.std_error
     return Interval(min(ends), max(ends))
 
 
-def standard_error(values: Tensor) -> float:
-    """Of the mean of independent values (count,)."""
-    return float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-
-
 def _weighted_deviation(forward: LogPartition, images: Tensor) -> tuple[float, float]:
     """How far the weighted means lie from those of images (count, units), and what as many effective samples give by chance."""
     mean = torch.tensor(forward.visible_mean, dtype=torch.float64, device=images.device)
     return mean_deviation(mean[None], images), forward.ess**-0.5
-
-
-def _joint_error(one: LogPartition, other: LogPartition) -> float:
-    return math.hypot(one.std_error, other.std_error)

@@ -102,7 +102,7 @@ def equilibrate(
             f"R-hat needs at least 4 chains and {LEAST_SWEEPS} sweeps; got chains={chains}, sweeps={sweeps}"
         )
     machine = machine.folded().map(Tensor.detach)
-    states = _from_both(machine, data, chains, generator)
+    states = from_both(machine, data, chains, generator)
     base = data.mean(0) if visible_mean is None else visible_mean
     state = sampler.init(machine, states, (base.to(states[0].dtype), *(None,) * (machine.depth - 1)))
     watch = _Watch.of(machine, states, sweeps)
@@ -127,7 +127,7 @@ def equilibrate(
     )
 
 
-def _from_both(machine: BoltzmannMachine, data: Tensor, chains: int, generator: torch.Generator) -> States:
+def from_both(machine: BoltzmannMachine, data: Tensor, chains: int, generator: torch.Generator) -> States:
     """States (2 * chains, units): the first half started at images (count, units), the second at noise."""
     chosen = torch.randint(len(data), (chains,), generator=generator, device=data.device)
     blank = machine.independent().layers[0]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebm_pipeline.evaluation.card import LikelihoodCard, standard_error
-from ebm_pipeline.evaluation.likelihood import independent_each, independent_units, unnormalized_each
+from ebm_pipeline.evaluation.card import LikelihoodCard
+from ebm_pipeline.evaluation.likelihood import independent_each, independent_units, standard_error, unnormalized_each
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.machine import BoltzmannMachine
 

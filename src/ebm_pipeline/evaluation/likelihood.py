@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,3 +59,8 @@ def unnormalized_each(machine: BoltzmannMachine, images: Tensor, mean_field: Mea
             for block in images.split(ROWS)
         ]
     )
+
+
+def standard_error(values: Tensor) -> float:
+    """Of the mean of independent values (count,)."""
+    return float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0

@@ -11,7 +11,8 @@ units are the height * width pixels and then one for each class. Centring offset
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from ebm_pipeline.models.machine import BoltzmannMachine, assemble
 from ebm_pipeline.support.errors import UserError
 
 FORMAT = "ebm_pipeline model 1"
+LADDER_FORMAT = "ebm_pipeline ladder 1"
+LADDER_FILE = "ladder.h5"
+MOST_RUNGS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,9 @@ class SavedModel:
     image_shape: tuple[int, int]
     config: str
     transform: Transform | None = None  # that made states of the data's numbers; None: not said
+    ladder: BoltzmannMachine | None = (
+        None  # in a file of its own: the rungs below the machine, stacked, where a run has them
+    )
 
     @property
     def visible(self) -> VisibleUnits:
@@ -105,6 +112,65 @@ def load_model(path: Path) -> SavedModel:
         raise UserError(f"{path}: {error}") from error
     except DAMAGE as error:
         raise UserError(f"{path} is damaged or no model file ({error}): train again or take another copy") from error
+
+
+def save_ladder(path: Path, rungs: BoltzmannMachine, updates: Sequence[int]) -> None:
+    """Write ladder.h5, whole or not at all: stacked machines from independent units up to the last before the trained one.
+
+    Datasets as in model.h5, with a first dimension more, (rungs, lower units, upper units) and (rungs, units); `updates`: after
+    which update of the training each was the machine, -1 of those that it never was.
+    """
+    with new_file(path) as file:
+        set_text(file, "format", LADDER_FORMAT)
+        set_text(file, "machine", repr(rungs))
+        file["updates"] = np.asarray(updates, dtype=np.int64)
+        for name, tensor in rungs.named_tensors().items():
+            rows = tensor.detach().cpu().numpy()
+            file[name] = rows if name.startswith("weights") else rows[:, 0]
+        set_text(file, DIGEST, content_digest(file))
+
+
+def load_ladder(path: Path, machine: BoltzmannMachine) -> BoltzmannMachine:
+    """The rungs below `machine` that `save_ladder` wrote, stacked; raises UserError for a file that is none, or another's."""
+    if not path.is_file():
+        raise UserError(
+            f"no ladder at {path}: train with sampler=trajectory, whose run keeps it, or take another sampler"
+        )
+    try:
+        with h5py.File(path) as file:
+            check_self_contained(file)
+            if get_text(file, "format", "") != LADDER_FORMAT:
+                raise UserError(f"no ladder: its attribute 'format' should be {LADDER_FORMAT!r}")
+            if get_text(file, "machine", "") != repr(machine):
+                raise UserError(
+                    f"the ladder of another machine: expected {machine!r}, got {get_text(file, 'machine', '')}"
+                )
+            tensors = {name: _rows(file, name, tensor) for name, tensor in machine.named_tensors().items()}
+            check_digest(file)
+        rungs = {len(tensor) for tensor in tensors.values()}
+        if len(rungs) != 1 or any(tensors[f"weights/{index}"][0].any() for index in range(machine.depth - 1)):
+            raise UserError("its arrays must have as many rungs each, the first one without weights")
+        return machine.with_tensors(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except DAMAGE as error:
+        raise UserError(f"{path} is damaged or no ladder ({error}): train again or take another copy") from error
+
+
+def with_ladder(saved: SavedModel, folder: Path) -> SavedModel:
+    """The model with the ladder of its run's folder, where that has one."""
+    path = folder / LADDER_FILE
+    return replace(saved, ladder=load_ladder(path, saved.machine)) if path.is_file() else saved
+
+
+def _rows(file: h5py.File, name: str, like: Tensor) -> Tensor:
+    """An array of a ladder, (rungs, ...) of what is `like` one of them; vectors (units,) as (rungs, 1, units)."""
+    rows = _tensor(file[name].parent, name.rsplit("/", 1)[-1])
+    if rows.dim() != like.dim() + 1 or rows.shape[1:] != like.shape or not 1 <= len(rows) <= MOST_RUNGS:
+        raise UserError(
+            f"{name} has the shape {tuple(rows.shape)}, not (1 to {MOST_RUNGS} rungs, {', '.join(map(str, like.shape))})"
+        )
+    return rows if name.startswith("weights") else rows[:, None]
 
 
 def _write_kind(group: h5py.Group, layer: Layer) -> None:

@@ -187,4 +187,5 @@ def measure_likelihood(
             mean_field,
             seed,
             stage,
+            saved.ladder,
         )

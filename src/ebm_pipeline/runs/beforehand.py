@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ebm_pipeline.runs import swept
 from ebm_pipeline.tracking.records import RunRecord
-from ebm_pipeline.training.pretraining import Pretraining
+
+if TYPE_CHECKING:  # with it comes Lightning, which a comparison does without
+    from ebm_pipeline.training.pretraining import Pretraining
 
 MOST_NAMED = 3  # runs that one sentence names
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor
 from ebm_pipeline.models.inference import MeanField
-from ebm_pipeline.models.storage import load_model
+from ebm_pipeline.models.storage import load_model, with_ladder
 from ebm_pipeline.plots import Files
 from ebm_pipeline.runs import description, referee
 from ebm_pipeline.runs.assess import Assessment, Material, Settings, assess, check_states, noisy_images
@@ -70,7 +70,7 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     assert record.output_dir is not None
     own = with_data_now(read_run_config(record.output_dir, trusted), record.output_dir, Path(config.output_root))
     check_path(own, record.output_dir / "config.yaml", Path(config.output_root))
-    saved = load_model(weights_file(record.output_dir, config.weights))
+    saved = with_ladder(load_model(weights_file(record.output_dir, config.weights)), record.output_dir)
     settings.check_size(saved.machine)
     data = build_data(own)
     if record.data not in ("", data.digest):

@@ -25,7 +25,7 @@ from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tracking.tracker import Tracker
 from ebm_pipeline.training import processes
 from ebm_pipeline.training.blocks import Blocks
-from ebm_pipeline.training.callbacks import EveryEpochs, OwnSignals, Progress, Record
+from ebm_pipeline.training.callbacks import EveryEpochs, OwnSignals, Patience, Progress, Record
 from ebm_pipeline.training.checkpoints import every_epoch, fault_in_restoring, newest
 from ebm_pipeline.training.module import BoltzmannTraining, Encoder
 from ebm_pipeline.training.pretraining import Pretraining, grow, pretrain
@@ -42,6 +42,7 @@ class Phases:
     config: DictConfig
     plan: Plan
     folder: Path
+    epochs: int = field(default=0, init=False)  # that the last training has made
 
     def run(self) -> tuple[BoltzmannMachine, BoltzmannTraining]:
         """All trainings: the trained machine and the module that trained it last."""
@@ -74,7 +75,9 @@ class Phases:
         """Train the module with Lightning, from its newest checkpoint if there is one. The joint training has no name."""
         checkpoints = self.folder / "checkpoints" / phase
         start = processes.decided(lambda: newest(checkpoints))
-        callbacks = [*self.watching(module, phase, start is None), *self.saving(checkpoints)]
+        patience = self.config.training.patience if phase == "" else None
+        stopping = [] if patience is None else [Patience(patience)]
+        callbacks = [*stopping, *self.watching(module, phase, start is None), *self.saving(checkpoints)]
         if processes.count() > 1:
             callbacks.append(OwnSignals())
         trainer = make_trainer(self.config, epochs, callbacks, self.folder)
@@ -97,7 +100,8 @@ class Phases:
                 f"the checkpoint {start} is none of this training ({str(error).splitlines()[0] if str(error) else error!r}): "
                 f"take {checkpoints} away to train from the beginning"
             ) from error
-        if trainer.current_epoch < epochs:
+        self.epochs = stopping[0].done if stopping and stopping[0].done else epochs
+        if trainer.current_epoch < epochs == self.epochs:
             raise UserError(
                 f"the trainer ended after {trainer.current_epoch} of {epochs} epochs: leave out the options of trainer that "
                 "end a training early, and set training.epochs"
@@ -127,8 +131,8 @@ class Training(Phases):
 
     @property
     def steps(self) -> int:
-        """Updates of the joint training."""
-        return len(self.plan.data.train_batches()) * int(self.config.training.epochs)
+        """Updates of the joint training, where that has ended."""
+        return len(self.plan.data.train_batches()) * int(self.epochs or self.config.training.epochs)
 
     def saved(self, machine: BoltzmannMachine) -> SavedModel:
         """The machine with what is saved beside it."""

@@ -35,6 +35,7 @@ from ebm_pipeline.runs.configuration import (
     tracking_uri,
 )
 from ebm_pipeline.runs.start import Start, find_start
+from ebm_pipeline.sampling import TrajectoryTempering
 from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.support.glossary import LIKELIHOOD, SAMPLES
 from ebm_pipeline.support.names import current, names_of
@@ -61,6 +62,7 @@ TRAIN_KEYS = {
 TRAINING_KEYS = {
     "epochs": int, "chains": int, "products": str, "centring": float | None, "averaging": float | None, "variance_rate": float,
     "rates": Mapping | None,
+    "patience": int | None,
 }  # fmt: skip
 TRACKING_KEYS = {
     "uri": str | None, "experiment": str, "run_name": str | None, "tags": Mapping, "system_metrics": bool, "log_model": bool,
@@ -113,6 +115,8 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     tracking_uri(config)  # raises for what is no address
     check_metric(config)
     check_whole("training.epochs", config.training.epochs, 1)
+    if config.training.patience is not None:
+        check_whole("training.patience, if not null,", config.training.patience, 1)
     check_seed(config.seed)
     set_up_torch(config.threads)
     pl.seed_everything(config.seed, verbose=False)
@@ -123,6 +127,13 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     settings = Settings.of(config)
     factor = model.pretraining.joint_learning_rate if model.pretraining else 1.0
     recipe = build_recipe(config, model, config.training.epochs, len(data.train_batches()), factor)
+    if config.training.patience is not None and not isinstance(
+        getattr(recipe.objective, "sampler", None), TrajectoryTempering
+    ):
+        raise UserError(
+            "training.patience goes by the log-likelihood that a ladder gives: set sampler=trajectory with objective=pcd, or "
+            "training.patience=null"
+        )
     data_mean = data.train_mean().float()
     generator = torch.Generator().manual_seed(config.seed)
     weights = build(config.initialization, "initialization", Callable)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ebm_pipeline import plots
 from ebm_pipeline.data.dataset import DataSet
 from ebm_pipeline.data.hdf5 import new_file, set_text
-from ebm_pipeline.models.storage import SavedModel, load_model
+from ebm_pipeline.models.storage import LADDER_FILE, SavedModel, load_ladder, load_model
 from ebm_pipeline.runs.assess import check_states
 from ebm_pipeline.runs.configuration import (
     READER_KEYS,
@@ -57,6 +57,8 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     files: plots.Files = build(config.plots, "plots", plots.Files)
     path = model_file(tracking_uri(config), reference)
     saved = load_model(path)
+    if task.needs_ladder:
+        saved = replace(saved, ladder=load_ladder(path.with_name(LADDER_FILE), saved.machine))
     given = material(config, task, saved, path, trusted, alone=stands_alone(reference))
     with progress_bar(task.name, None, "sweeps") as progress, torch.inference_mode():
         answer = task(saved, given.images, config.seed, progress)

@@ -26,7 +26,7 @@ from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.baselines import baselines
 from ebm_pipeline.evaluation.verdict import DIVERGED, Verdict
 from ebm_pipeline.models.machine import BoltzmannMachine
-from ebm_pipeline.models.storage import save_model
+from ebm_pipeline.models.storage import LADDER_FILE, save_ladder, save_model, with_ladder
 from ebm_pipeline.runs import description, resume
 from ebm_pipeline.runs.assess import Material, assess
 from ebm_pipeline.runs.beforehand import before
@@ -40,6 +40,7 @@ from ebm_pipeline.runs.plan import TRAIN_KEYS, Plan, assessed_part, prepare, rem
 from ebm_pipeline.runs.present import record_assessment, write_report
 from ebm_pipeline.runs.start import keep_start
 from ebm_pipeline.runs.trust import trusted_modules
+from ebm_pipeline.sampling import Ladder
 from ebm_pipeline.support import elapsed
 from ebm_pipeline.support.errors import DivergedError, UserError
 from ebm_pipeline.support.files import remove_partial, whole_file, write_text
@@ -220,6 +221,10 @@ def keep_model(work: Training, machine: BoltzmannMachine, module: BoltzmannTrain
         save_model(last, work.saved(module.machine.map(Tensor.cpu)))
         if not logged:  # else the store has them as a logged model
             tracker.log_file(last)
+    if isinstance(module.chains, Ladder):
+        ladder, path = module.chains, folder / LADDER_FILE
+        save_ladder(path, ladder.machines(module.machine).map(Tensor.cpu), ladder.kept[: ladder.rungs].tolist())
+        tracker.log_file(path)
     for name in (BEST, LAST):
         checkpoint = folder / "checkpoints" / name
         if checkpoint.exists():
@@ -243,7 +248,8 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
     for phase in work.records:
         write_history(folder / (f"metrics_{phase.phase}.csv" if phase.phase else "metrics.csv"), phase)
     material = Material.of(plan.data, assessed_part(config, plan.data))
-    found = assess(plan.settings, work.saved(machine), material, last, plan.recipe.mean_field, config.seed)
+    saved = with_ladder(work.saved(machine.folded()), folder)
+    found = assess(plan.settings, saved, material, last, plan.recipe.mean_field, config.seed)
     seen = plan.monitored
     others = baselines(machine.layers[0], material.training, seen, plan.pictures.flips)
     others |= plan.pictures.restored_wrong(machine, seen.validation, seen.noisy, int(config.seed))
@@ -257,7 +263,7 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
         tracker.log_metrics(tracked(found.metrics), work.steps)
     record_assessment(found, name, plan.data.image_shape, folder, tracker, work.steps, plan.files)
     tracker.set_tags({records.NOTE_TAG: description.of_run(folder, found.verdict, found.card)})
-    about = f"{plan.data.name}, transform {plan.data.quantity}; {config.training.epochs} epochs; run {tracker.run_id}"
+    about = f"{plan.data.name}, transform {plan.data.quantity}; {work.epochs} epochs; run {tracker.run_id}"
     write_report(found, last, name, about, folder, folder, tracker)
     log.info("\n".join(f"{name}: {line}" for line in str(found).splitlines()))
     report(work, last)

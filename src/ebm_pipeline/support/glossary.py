@@ -25,6 +25,7 @@ SPECTRUM = "Decelle, Fissore & Furtlehner (2017), arXiv:1708.02917"
 TUBIANA = "Tubiana & Monasson (2017), arXiv:1611.06759"
 CHO = "Cho, Ilin & Raiko (2011), doi:10.1007/978-3-642-21735-7_2"
 TEMPERING = "Katzgraber et al. (2006), arXiv:cond-mat/0602085"
+TRAJECTORY = "Bereux et al. (2024), arXiv:2405.15376"
 R_HAT = "Vehtari et al. (2021), arXiv:1903.08008"
 NESTED = "Margossian et al. (2024), arXiv:2110.13017"
 ENERGY = "Szekely & Rizzo (2013), doi:10.1016/j.jspi.2013.03.018"
@@ -80,6 +81,9 @@ WATCHED = (  # after each epoch, and by ebm-evaluate
          short="gap of the bound"),
     Term("{part}/mean_field_residual", "mean-field residual", "largest change of a mean in the last step of mean field",
          "probability", LOWER, DEEP, NOWHERE),
+    Term("{part}/trajectory_log_likelihood", "log-likelihood along the trajectory",
+         "mean -F(v), or bound without log Z, - log Z by the ladder of sampler=trajectory as it is, of the last weights; without "
+         "an error", NATS, HIGHER, TRAJECTORY, short="log-likelihood"),
     Term("train/mean_field_steps", "mean-field steps",
          "steps until mean field changes by less than its tolerance, mean over batches", "steps", LOWER, DEEP),
     Term("train/learning_rate", "learning rate", "step size of the optimizer in the epoch", "1", NONE, DEFINED),
@@ -124,6 +128,13 @@ SAMPLER = (
          FRACTION, NONE, TEMPERING),
     Term("sampler/round_trips", "round trips", "states that came from the coldest replica to the hottest and back, per chain",
          "1", HIGHER, TEMPERING),
+    Term("sampler/rungs", "rungs of the ladder", "machines along the trajectory, the one in training included", "machines", NONE,
+         TRAJECTORY),
+    Term("sampler/least_swap_rate", "least swap rate",
+         "lowest running mean of the acceptance between neighbours along the trajectory", FRACTION, NONE, TRAJECTORY, NOWHERE),
+    Term("sampler/chain_age", "age of the chains",
+         "sweeps since the state of a chain was last one of independent units, mean over the chains; as many as were made where "
+         "none came up yet", "sweeps", LOWER, TRAJECTORY, NOWHERE),
     Term("sampler/least_class_share", "rarest class among samples",
          "share of the rarest class among samples from noise that have one, by the five nearest training images", FRACTION, NONE,
          DEFINED, NOWHERE),
@@ -156,6 +167,12 @@ SAMPLER = (
          LOWER, REVERSE, NOWHERE),
     Term("sampler/log_partition_reverse_ess", "effective samples of log Z, reverse", "(sum w)^2 / sum w^2", "samples", HIGHER,
          REVERSE, NOWHERE),
+    Term("sampler/log_partition_trajectory", "log Z, along the trajectory",
+         "log Z of independent units + sum over neighbours of Bennett's log ratio", "nats", NONE, TRAJECTORY, NOWHERE),
+    Term("sampler/log_partition_trajectory_std_error", "error of log Z, along the trajectory",
+         "jackknife over groups of independent columns of chains", "nats", LOWER, TRAJECTORY, NOWHERE),
+    Term("sampler/log_partition_trajectory_ess", "effective samples of log Z, along the trajectory",
+         "independent states of each machine that would have this error", "samples", HIGHER, TRAJECTORY, NOWHERE),
 )  # fmt: skip
 
 LIKELIHOOD = (

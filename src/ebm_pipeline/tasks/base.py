@@ -47,6 +47,11 @@ class Task:
     needs_images: ClassVar[bool] = True  # False: they are only where chains start
     changes_pixels: ClassVar[bool] = False  # hides or flips single ones, which a transform must not have mixed
 
+    @property
+    def needs_ladder(self) -> bool:
+        """Whether it takes the ladder that the model's run has kept."""
+        return False
+
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
         raise NotImplementedError
 

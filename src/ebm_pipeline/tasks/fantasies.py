@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, check_size, defined, equilibrate, shown_r_hat
 from ebm_pipeline.models.storage import SavedModel
 from ebm_pipeline.sampling import Gibbs, ParallelTempering, Sampler, anneal, start_at_mean
+from ebm_pipeline.sampling.trajectory import along
 from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.tasks.base import Answer, Progress, Task, parts
+
+SAMPLERS = ("gibbs", "trajectory")
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Fantasies(Task):
 
     With start_beta = 1 half of the chains start from the images and half from noise, and R-hat says whether that is still to
     be seen after `sweeps` Gibbs sweeps, or after as many of parallel tempering with `replicas` replicas, whose rungs are
-    placed in the first half of them. With start_beta below 1 the sweeps anneal from that inverse temperature, from independent
+    placed in the first half of them; sampler="trajectory": of trajectory tempering along the history that the model's run has
+    kept. With start_beta below 1 the sweeps anneal from that inverse temperature, from independent
     pixels at the data mean: better looking samples, in no exact equilibrium.
     """
 
@@ -29,6 +34,7 @@ class Fantasies(Task):
     sweeps: int = 1000
     start_beta: float = 1.0
     replicas: int | None = None
+    sampler: str = "gibbs"
 
     def __post_init__(self) -> None:
         check_whole("task.sweeps", self.sweeps, LEAST_SWEEPS)
@@ -37,28 +43,30 @@ class Fantasies(Task):
             check_whole("task.replicas, if not null,", self.replicas, 2)
             if self.start_beta != 1:
                 raise UserError("task.replicas tempers and task.start_beta below 1 anneals: set one of them")
+        if self.sampler not in SAMPLERS:
+            raise UserError(
+                f"task.sampler must be one of {', '.join(SAMPLERS)}; got {self.sampler!r} (parallel tempering: task.replicas=10)"
+            )
+        if self.needs_ladder and (self.replicas is not None or self.start_beta != 1):
+            raise UserError("task.sampler=trajectory takes neither task.replicas nor task.start_beta: set one of them")
+
+    @property
+    def needs_ladder(self) -> bool:
+        return self.sampler == "trajectory"
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
         check_size("task", len(images), self.sweeps, sum(layer.units for layer in model.machine.layers))
         generator = torch.Generator(device=images.device).manual_seed(seed)
         metrics, families = {}, {}
         if self.start_beta == 1:
-            sampler: Sampler = Gibbs()
-            if self.replicas is not None:
-                sampler = ParallelTempering(replicas=self.replicas, warm_up=self.sweeps // 2)
+            sampler = self._sampler(model)
             chains = equilibrate(
                 model.machine, images, len(images), self.sweeps, generator, progress, sampler, model.data_mean
             )
             last = chains.visible[self.sweeps]
             families = {"data": last[: len(images)], "noise": last[len(images) :]}
             states, metrics = chains.states, defined({"sampler/r_hat": chains.worst}) | chains.info
-            kind = "Gibbs sweeps"
-            if self.replicas is not None:
-                rates = [rate for name, rate in chains.info.items() if name.startswith("sampler/swap_rate")]
-                kind = (
-                    f"sweeps of parallel tempering with {self.replicas} replicas (swap rates {min(rates):.2f} to "
-                    f"{max(rates):.2f}, {chains.info['sampler/round_trips']:.2g} round trips per chain)"
-                )
+            kind = self._kind(chains.info)
             how = (
                 f"{self.sweeps} {kind}, half of the chains from data, half from noise; "
                 f"R-hat over both starts {shown_r_hat(chains.worst)}"
@@ -78,4 +86,30 @@ class Fantasies(Task):
             ("fantasies",),
             metrics,
             families=families,
+        )
+
+    def _sampler(self, model: SavedModel) -> Sampler:
+        if self.needs_ladder:
+            if model.ladder is None:
+                raise UserError(
+                    "task.sampler=trajectory needs the ladder of a run that was trained with sampler=trajectory"
+                )
+            return along(model.ladder, 1, self.sweeps // 2)
+        if self.replicas is not None:
+            return ParallelTempering(replicas=self.replicas, warm_up=self.sweeps // 2)
+        return Gibbs()
+
+    def _kind(self, info: Mapping[str, float]) -> str:
+        """What the sweeps are."""
+        if self.needs_ladder:
+            return (
+                f"sweeps of trajectory tempering with {info['sampler/rungs']:.0f} machines (least swap rate "
+                f"{info['sampler/least_swap_rate']:.2f}, {info['sampler/round_trips']:.2g} round trips per chain)"
+            )
+        if self.replicas is None:
+            return "Gibbs sweeps"
+        rates = [rate for name, rate in info.items() if name.startswith("sampler/swap_rate")]
+        return (
+            f"sweeps of parallel tempering with {self.replicas} replicas (swap rates {min(rates):.2f} to "
+            f"{max(rates):.2f}, {info['sampler/round_trips']:.2g} round trips per chain)"
         )

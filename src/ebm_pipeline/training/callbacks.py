@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import sys
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from ebm_pipeline.support import names
 from ebm_pipeline.support.names import EPOCH
 from ebm_pipeline.training.module import BoltzmannTraining
+from ebm_pipeline.training.trajectory import LOG_LIKELIHOOD
 
 
 class MetricSink(Protocol):
@@ -179,3 +181,30 @@ class EveryEpochs(pl.Callback):
         assert isinstance(pl_module, BoltzmannTraining)
         if self.period and epochs % self.period == 0 and epochs != trainer.max_epochs:
             self.action(pl_module, epochs, trainer.global_step)
+
+
+class Patience(pl.Callback):
+    """Ends a training when the log-likelihood of the validation images along the trajectory has not risen for `epochs` epochs.
+
+    done: the epochs that were made, where it has ended the training; a checkpoint keeps that too.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.best, self.best_epoch, self.done = -math.inf, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch, "done": self.done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_epoch, self.done = (state_dict[name] for name in ("best", "best_epoch", "done"))
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.done > 0  # it had ended, and what came after the training was interrupted
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch, value = trainer.current_epoch + 1, float(trainer.callback_metrics[LOG_LIKELIHOOD])
+        if value > self.best:
+            self.best, self.best_epoch = value, epoch
+        if epoch - self.best_epoch >= self.epochs:
+            self.done, trainer.should_stop = epoch, True
