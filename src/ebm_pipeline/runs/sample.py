@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from ebm_pipeline.runs.reference import model_file, stands_alone
 from ebm_pipeline.runs.trust import check_path, trusted_modules
 from ebm_pipeline.sampling import visible_at_mean
 from ebm_pipeline.support.errors import UserError, check_whole
+from ebm_pipeline.support.files import write_text
 from ebm_pipeline.support.progress import progress_bar
 from ebm_pipeline.tasks import Answer, Task
 
@@ -73,12 +75,23 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
             file["labels"] = given.labels.numpy()
     title = f"{given.title}: {task.name}"
     picture = plots.save(draw(answer, saved, title), folder / f"{task.name}.png")
-    classes = covered(answer, given.data, folder, title)
+    classes, numbers = covered(answer, given.data, folder, title, config.seed)
+    described = {
+        "model": str(path), "data": given.description, "count": len(given.images), "seed": config.seed,
+        "made": answer.made, "metrics": answer.metrics,
+    }  # fmt: skip
+    if answer.tried:
+        described["r_hat_by_sweeps"] = {str(sweeps): value for sweeps, value in answer.tried.items()}
+    write_text(
+        folder / f"{task.name}.json", json.dumps(described | ({"coverage": numbers} if numbers else {}), indent=1)
+    )
     lines = [f"{title} on {given.description}"]
     lines += [f"  {name.replace('_', ' ')}: {how}" for name, how in answer.made.items()]
     lines += [f"  {name.replace('_', ' ')} {value:.4g}" for name, value in answer.metrics.items()]
     lines += [f"  {line}" for line in classes]
-    log.info("\n".join([*lines, f"arrays: {written}", f"picture: {picture}"]))
+    log.info(
+        "\n".join([*lines, f"arrays: {written}", f"numbers: {folder / f'{task.name}.json'}", f"picture: {picture}"])
+    )
     return answer
 
 
