@@ -72,8 +72,8 @@ def test_the_network_tells_digits_and_is_the_same_again() -> None:
     given = first(test)
     assert given.tolist() == second(test).tolist()
     sure = given >= 0
-    assert sure.mean() > 0.8
-    assert (given[sure] != digits.test_labels[sure]).mean() < 0.03
+    assert sure.mean() > 0.95
+    assert (given[sure] != digits.test_labels[sure]).mean() < 0.06
 
 
 def test_training_of_the_network_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +105,11 @@ def test_shares_are_those_of_the_model() -> None:
 
 def test_labels_may_be_any_numbers_and_errors_are_of_samples_that_have_a_class() -> None:
     images = torch.eye(4).repeat_interleave(5, 0)
-    labels = torch.tensor([7, 7, 7, -1, -1, *[7] * 5, *[1990] * 5, *[-1] * 5])  # what is like the first five is unsure
+    labels = torch.tensor(
+        [7, 7, -1, -1, 1990, *[7] * 5, *[1990] * 5, *[-1] * 5]
+    )  # what is like the first five is unsure
     found = coverage({"noise": torch.eye(4)[[0, 1, 1, 2]]}, images, labels, images[5:], labels[5:])
-    assert "percent (-1 7 1990): training images 35.0 40.0 25.0" in str(found)
+    assert "percent (-1 7 1990): training images 35.0 35.0 30.0" in str(found)
     assert (found.error, found.unsure("noise")) == (0, 0.25)
     np.testing.assert_allclose(found.shares("noise"), [0, 2 / 3, 1 / 3])
     assert found.starts() is None

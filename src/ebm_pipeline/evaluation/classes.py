@@ -18,7 +18,9 @@ HIDDEN = 256
 BATCH = 200
 PIXELS = 500_000_000  # that training sees in all: 12 times the training images of MNIST
 LEAST_PASSES, MOST_PASSES = 5, 100  # over the images
-SURE = 0.9  # probability of the first class, below which an image has none
+# Probability of the first class, below which an image has none. A higher one is right more often, but leaves out more of the
+# classes that are hard to tell in samples: of an RBM's on MNIST 0.9 left out 14 percent, and made of 12.2 percent ones 13.1.
+SURE = 0.5
 
 
 @dataclass(frozen=True, eq=False)

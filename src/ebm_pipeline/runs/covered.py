@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_pipeline import plots
@@ -29,8 +31,8 @@ def covered(
     if data is None or labels is None or held_out is None or not answer.families:
         return [], {}
     if not 2 <= (count := len(labels.unique())) <= MOST_CLASSES:
-        why = "which tells nothing apart" if count < 2 else f"more than {MOST_CLASSES}"
-        return [f"classes of the samples are left out: the labels have {count} value{'s'[: count > 1]}, {why}"], {}
+        why = "one value alone" if count < 2 else f"{count} values, more than {MOST_CLASSES}"
+        return [f"classes of the samples are left out: the labels have {why}"], {}
     alone = data.visible.images
     images = alone(data.images("train", MOST_IMAGES))
     samples = {start: alone(states) for start, states in answer.families.items()}
@@ -57,16 +59,27 @@ def _classes(found: Coverage, answer: Answer, title: str) -> Figure:
 
 
 def _nearest(found: Coverage, data: DataSet, samples: dict[str, Tensor], images: Tensor, title: str) -> Figure:
-    """Samples, the first ones, above the training images nearest to them."""
+    """Samples above the training images nearest to them: the first ones of each start, and from noise the first of each class."""
+    given = found.given["noise"].tolist()
+    of_classes = [given.index(kind) for kind in range(len(found.classes)) if kind in given]
+    chosen = {f"from {start}": (start, list(range(min(SHOWN, len(states))))) for start, states in samples.items()}
+    chosen["of each class"] = ("noise", of_classes[:SHOWN])
     rows = {}
-    for start, states in samples.items():
-        rows[f"Chains from {start}"] = data.transform.to_grey(states[:SHOWN]).cpu().numpy()
-        near = images[found.nearest[start][:SHOWN]]
-        rows[f"Nearest to these ({start})"] = data.transform.to_grey(near).cpu().numpy()
-    distances = ", ".join(
-        f"{float(sorted(near)[len(near) // 2]):.3f} from {start}" for start, near in found.distance.items()
-    )
+    for name, (start, places) in chosen.items():
+        near = images[found.nearest[start][places]]
+        rows[f"Samples {name}"] = _tiles(samples[start][places], data)
+        rows[f"Nearest to those {name}"] = _tiles(near, data)
+    distances = ", ".join(f"{np.median(near):.3f} from {start}" for start, near in found.distance.items())
     return plots.comparison(
         rows, data.image_shape, f"{title} and the nearest training images",
-        f"median distance (root mean square of pixels): {distances}; of held-out images {found.usual:.3f}",
+        "chains from data, from noise, and from noise the first sample of each class; median distance (root mean square of "
+        f"pixels): {distances}; of held-out images {found.usual:.3f}",
     )  # fmt: skip
+
+
+def _tiles(states: Tensor, data: DataSet) -> NDArray[np.float32]:
+    """SHOWN images, with empty ones where there are fewer."""
+    grey = data.transform.to_grey(states).cpu().numpy()
+    tiles = np.full((SHOWN, grey.shape[1]), np.nan, np.float32)
+    tiles[: len(grey)] = grey
+    return tiles
