@@ -67,6 +67,9 @@ def test_shares_that_are_the_same_seldom_differ() -> None:
 
 def test_the_network_tells_digits_and_is_the_same_again() -> None:
     digits = load_data("digits")
+    assert digits.test is not None
+    assert digits.train_labels is not None
+    assert digits.test_labels is not None
     images, test = (torch.from_numpy(part).flatten(1) for part in (digits.train, digits.test))
     first, second = (train_classifier(images, torch.from_numpy(digits.train_labels), seed=3) for _ in range(2))
     given = first(test)
@@ -99,7 +102,9 @@ def test_shares_are_those_of_the_model() -> None:
         assert (abs(found.shares(start) - exact) < 4 * np.sqrt(exact * (1 - exact) / 600)).all()
     assert "600 samples, chains from noise" in str(found)
     assert "classes of the two starts agree: chi-square" in str(found)
-    assert found.metrics("noise")["sampler/classes_p_value"] == found.starts().p >= 0.01
+    starts = found.starts()
+    assert starts is not None
+    assert found.metrics("noise")["sampler/classes_p_value"] == starts.p >= 0.01
     assert "sampler/nearest_training_image" not in found.metrics("noise")  # held-out images are training images here
 
 

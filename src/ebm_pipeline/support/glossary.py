@@ -130,7 +130,7 @@ SAMPLER = (
          DEFINED, NOWHERE),
     Term("sampler/most_class_share", "commonest class among samples", "share of the commonest class, likewise", FRACTION, NONE,
          DEFINED, NOWHERE),
-    Term("sampler/unsure_samples", "samples without a class", "share of samples to which that network gives no class at least 0.5",
+    Term("sampler/unsure_samples", "samples without a class", "share of samples whose likeliest class has probability below 0.5",
          FRACTION, LOWER, DEFINED, NOWHERE),
     Term("sampler/classes_p_value", "chance of classes, data against noise",
          "p of the chi-square test that chains from data and from noise have the same shares of each class", "1", NONE, PEARSON,
