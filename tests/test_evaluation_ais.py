@@ -258,6 +258,24 @@ def test_modes_of_one_energy_are_told_apart() -> None:
     assert found.r_hat["component_1"] > 1.2
 
 
+def test_chains_that_go_on_are_those_of_twice_as_many_sweeps() -> None:
+    machine, images = far_modes()
+    longer = equilibrate(machine, images, 50, 20, seeded(), doublings=2)
+    assert list(longer.tried) == [20, 40, 80]  # none is enough
+    whole = equilibrate(machine, images, 50, 80, seeded())
+    assert (longer.r_hat, longer.sweeps, longer.mixing) == (whole.r_hat, 80, whole.mixing)
+    assert torch.equal(longer.visible[80], whole.visible[80])
+    assert torch.equal(longer.states[1], whole.states[1])
+    assert sorted(longer.visible) == [1, 10, 20, 40, 80]
+
+
+def test_sweeps_are_doubled_no_more_once_r_hat_is_low() -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=4).map(lambda tensor: tensor.float())
+    found = equilibrate(machine, torch.ones(5, 4), 4000, 40, seeded(), doublings=3)
+    assert list(found.tried) == [40]
+    assert found.tried[40] == found.worst <= 1.01
+
+
 @pytest.mark.parametrize(("chains", "sweeps"), [(3, 100), (10, 19)])
 def test_too_few_chains_or_sweeps_to_compare_are_refused(chains: int, sweeps: int) -> None:
     machine, images = known_machine("RBM, trained")

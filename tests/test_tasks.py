@@ -129,6 +129,23 @@ def test_a_mask_from_a_file_and_what_is_none(tmp_path: Path) -> None:
             hidden_pixels(name if "." not in name else str(tmp_path / name), 0.5, (4, 4), 1)
 
 
+def test_fantasies_say_which_number_of_sweeps_is_enough() -> None:
+    easy = Fantasies(sweeps=40, doublings=3)(saved(6, 4, 3), images(2000, 6), 1)
+    assert list(easy.tried) == [40]
+    assert "at most 1.01, so 40 sweeps are enough" in easy.made["fantasies"]
+    frozen = SavedModel(
+        assemble([Bernoulli(torch.full((6,), -10.0)), Bernoulli(torch.tensor([-60.0]))], [torch.full((6, 1), 20.0)]),
+        torch.full((6,), 0.5),
+        (2, 3),
+        "",
+    )
+    hard = Fantasies(sweeps=40, doublings=2)(frozen, torch.ones(20, 6), 1)
+    assert list(hard.tried) == [40, 80, 160]
+    assert hard.metrics["sampler/sweeps"] == 160
+    assert "160 Gibbs sweeps" in hard.made["fantasies"]
+    assert "so 160 sweeps are not enough: raise task.doublings" in hard.made["fantasies"]
+
+
 def test_answers_hold_what_they_say() -> None:
     model, given = saved(6, 4, 3), images(20, 6)
     fantasies = Fantasies(sweeps=40)(model, given, 1)
@@ -140,12 +157,15 @@ def test_answers_hold_what_they_say() -> None:
     tempered = Fantasies(sweeps=40, replicas=3)(model, given, 1)
     assert tempered.arrays["fantasies"].shape == (20, 6)
     assert "parallel tempering with 3 replicas (swap rates " in tempered.made["fantasies"]
-    assert {"sampler/r_hat", "sampler/swap_rate_1", "sampler/swap_rate_2", "sampler/round_trips"} == set(
-        tempered.metrics
-    )
+    swaps = {"sampler/swap_rate_1", "sampler/swap_rate_2", "sampler/round_trips"}
+    assert {"sampler/r_hat", "sampler/sweeps"} | swaps == set(tempered.metrics)
     assert tempered.metrics["sampler/round_trips"] > 1
     with pytest.raises(UserError, match="set one of them"):
         Fantasies(replicas=3, start_beta=0.5)
+    with pytest.raises(UserError, match=r"task.doublings must be a whole number, from 0 to 10; got -1"):
+        Fantasies(doublings=-1)
+    with pytest.raises(UserError, match=r"task.sweeps times 2 to the power of task.doublings"):
+        Fantasies(sweeps=10**9, doublings=1)
     inpainted = Inpainting(mask="left_half", sweeps=20, chains=3)(model, given, 1)
     left = hidden_pixels("left_half", 0.5, (2, 3), 1)
     assert torch.equal(inpainted.arrays["inpainted"][:, ~left], given[:, ~left])

@@ -1,7 +1,8 @@
 """Which classes the samples of a model belong to, and which training images they are near.
 
-A classifier, the k nearest training images, gives each sample a class; where those do not agree it is unsure, and counted apart.
-Its own error on held-out images is part of the answer, since the shares rest on it. The nearest training image says whether
+A network trained on the training images (`classes`) gives each sample a class; where it is unsure, the sample is counted apart.
+Its own error on held-out images is part of the answer, since the shares rest on it. Shares are compared by chi-square, of chains
+from noise with chains from data, and of either with the training images. The nearest training image says whether
 the model repeats what it was trained on: held-out images, which it cannot have copied, show how near is usual.
 """
 
@@ -9,71 +10,151 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-NEIGHBOURS, AGREED = 5, 4  # of the nearest training images, and how many must be of one class
+from ebm_pipeline.evaluation.chi_square import ChiSquare, homogeneity
+from ebm_pipeline.evaluation.classes import HIDDEN, SURE, train_classifier
+
+Counts = NDArray[np.int64]
+Shares = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """Shares by class of training images and of samples by where their chains started, of those that have a class.
+    """Numbers by class of training images and of samples by where their chains started, of those that have a class.
 
-    classes: the labels, in the order of the shares; counts: of samples, `unsure`: the share of these without a class.
+    classes: the labels, in the order of the numbers (classes,); given: the class of each sample (samples,) in that order,
+    -1 where unsure, by start. trained_on: images that the network has seen; error: share of the held-out images with a class that
+    is not theirs, among those that were given one; unsure_held_out: of those without.
 
-    error: share of the held-out images with a class that is not theirs, among those that were given one; unsure_held_out: of
-    those without. nearest (samples,): the row of the nearest training image of each sample, by start; distance (samples,) to it,
+    nearest (samples,): the row of the nearest training image of each sample, by start; distance (samples,) to it,
     root mean square of the pixels; usual: the median distance of held-out images.
     """
 
     classes: tuple[int, ...]
-    data: NDArray[np.float64]
-    samples: dict[str, NDArray[np.float64]]
-    counts: dict[str, int]
-    unsure: dict[str, float]
+    training: Counts
+    given: dict[str, Counts]
+    trained_on: int
     error: float
     unsure_held_out: float
-    nearest: dict[str, NDArray[np.int64]]
-    distance: dict[str, NDArray[np.float64]]
+    nearest: dict[str, Counts]
+    distance: dict[str, Shares]
     usual: float
 
-    def error_of(self, start: str) -> NDArray[np.float64]:
+    @property
+    def data(self) -> Shares:
+        """Shares of the training images."""
+        return _shares(self.training)
+
+    def counts(self, start: str) -> Counts:
+        """Samples of each class."""
+        given = self.given[start]
+        return np.bincount(given[given >= 0], minlength=len(self.classes))
+
+    def shares(self, start: str) -> Shares:
+        """Of the samples that have a class."""
+        return _shares(self.counts(start))
+
+    def unsure(self, start: str) -> float:
+        """Share of the samples without a class."""
+        return float((self.given[start] < 0).mean())
+
+    def error_of(self, start: str) -> Shares:
         """Standard errors of the shares, of as many independent chains as have a class."""
-        shares, sure = self.samples[start], self.counts[start] * (1 - self.unsure[start])
-        error: NDArray[np.float64] = np.sqrt(shares * (1 - shares) / max(1.0, sure))
+        shares = self.shares(start)
+        error: Shares = np.sqrt(shares * (1 - shares) / max(1, self.counts(start).sum()))
         return error
+
+    def against_data(self, start: str) -> ChiSquare:
+        """Samples of one start against the training images."""
+        return homogeneity(self.counts(start), self.training)
+
+    def starts(self) -> ChiSquare | None:
+        """Chains from noise against chains from data; None without one of them."""
+        if {"noise", "data"} <= self.given.keys():
+            return homogeneity(self.counts("noise"), self.counts("data"))
+        return None
 
     def metrics(self, start: str) -> dict[str, float]:
         """Numbers by name, of the samples of one start; without the distance where held-out images repeat training images."""
-        near = float(np.median(self.distance[start]))
+        near, shares, starts = float(np.median(self.distance[start])), self.shares(start), self.starts()
         return {
-            "sampler/least_class_share": float(self.samples[start].min()),
-            "sampler/most_class_share": float(self.samples[start].max()),
-            "sampler/unsure_samples": self.unsure[start],
-        } | ({"sampler/nearest_training_image": near / self.usual} if self.usual > 0 else {})
+            "sampler/least_class_share": float(shares.min()),
+            "sampler/most_class_share": float(shares.max()),
+            "sampler/unsure_samples": self.unsure(start),
+        } | {
+            name: value
+            for name, value in (
+                ("sampler/classes_p_value", None if starts is None else starts.p),
+                ("sampler/nearest_training_image", near / self.usual if self.usual > 0 else None),
+            )
+            if value is not None
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON has them."""
+        starts = self.starts()
+        return {
+            "classes": list(self.classes),
+            "training_images": {"counts": self.training.tolist(), "shares": self.data.tolist()},
+            "samples": {
+                start: {
+                    "samples": len(given),
+                    "unsure": self.unsure(start),
+                    "counts": self.counts(start).tolist(),
+                    "shares": self.shares(start).tolist(),
+                    "standard_errors": self.error_of(start).tolist(),
+                    "against_training_images": self.against_data(start)._asdict(),
+                    "nearest_training_image_median": float(np.median(self.distance[start])),
+                }
+                for start, given in self.given.items()
+            },
+            "noise_against_data": None if starts is None else starts._asdict() | {"agree": starts.agree},
+            "classifier": {
+                "hidden_units": HIDDEN,
+                "trained_on": self.trained_on,
+                "least_probability": SURE,
+                "wrong_held_out": self.error,
+                "unsure_held_out": self.unsure_held_out,
+            },
+            "nearest_training_image_of_held_out_median": self.usual,
+        }
 
     def __str__(self) -> str:
-        def percent(shares: NDArray[np.float64]) -> str:
+        def percent(shares: Shares) -> str:
             return " ".join(f"{100 * share:.1f}" for share in shares)
 
         names = " ".join(map(str, self.classes))
         lines = [f"share of each class, percent ({names}): training images {percent(self.data)}"]
-        for start, shares in self.samples.items():
+        for start, given in self.given.items():
             lines.append(
-                f"{self.counts[start]} samples, chains from {start}: {percent(shares)}; {100 * self.unsure[start]:.1f} unsure; "
+                f"{len(given)} samples, chains from {start}: {percent(self.shares(start))} "
+                f"(+- {100 * self.error_of(start).max():.1f}); "
+                f"{100 * self.unsure(start):.1f} unsure; against training images {self.against_data(start)}; "
                 f"nearest training image at {np.median(self.distance[start]):.3f} (median; root mean square of pixels)"
             )
+        if (starts := self.starts()) is not None:
+            verdict = "agree" if starts.agree else "do not agree, so the sweeps are too few whatever R-hat says"
+            lines.append(f"classes of the two starts {verdict}: {starts}")
         lines.append(
-            f"classes by the {NEIGHBOURS} nearest training images: {100 * self.error:.1f} percent wrong and "
-            f"{100 * self.unsure_held_out:.1f} unsure of held-out images, whose nearest training image lies at {self.usual:.3f}"
+            f"classes by a network of {HIDDEN} hidden units trained on {self.trained_on} training images: {100 * self.error:.1f} "
+            f"percent wrong and {100 * self.unsure_held_out:.1f} unsure (probability below {SURE:g}) of held-out images, "
+            f"whose nearest training image lies at {self.usual:.3f}"
         )
         return "\n".join(lines)
 
 
 def coverage(
-    samples: Mapping[str, Tensor], images: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor
+    samples: Mapping[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    held_out: Tensor,
+    held_out_labels: Tensor,
+    seed: int = 0,
 ) -> Coverage:
     """Of samples (count, pixels) by where their chains started; images and held_out (count, pixels), labels (count,) any numbers.
 
@@ -81,38 +162,37 @@ def coverage(
     >>> images = torch.eye(4).repeat_interleave(5, 0)
     >>> labels = torch.arange(4).repeat_interleave(5)
     >>> found = coverage({"noise": torch.eye(4)[:3]}, images, labels, images, labels)
-    >>> found.samples["noise"].round(2), found.error
+    >>> found.shares("noise").round(2), found.error
     (array([0.33, 0.33, 0.33, 0.  ]), 0.0)
     """
     from sklearn.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(images.float().numpy())
-    size = images.shape[1]
-    kinds, known = np.unique(labels.numpy(), return_inverse=True)
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(images.float().numpy())
+    classify = train_classifier(images, labels, seed)
 
-    def look(queries: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """The class of each, -1 where unsure; the nearest training image, and its distance."""
+    def look(queries: Tensor) -> tuple[Counts, Shares]:
+        """The row of the nearest training image of each, and its distance."""
         distances, rows = search.kneighbors(queries.float().numpy())
-        votes = np.stack([(known[rows] == label).sum(1) for label in range(len(kinds))], 1)
-        return np.where(votes.max(1) >= AGREED, votes.argmax(1), -1), rows[:, 0], distances[:, 0] / np.sqrt(size)
-
-    def shares(given: NDArray[np.int64]) -> NDArray[np.float64]:
-        sure = given[given >= 0]
-        return np.bincount(sure, minlength=len(kinds)) / max(1, len(sure))
+        return rows[:, 0], distances[:, 0] / np.sqrt(images.shape[1])
 
     found = {start: look(states) for start, states in samples.items()}
-    given, _, usual = look(held_out)
+    given = classify(held_out)
     sure = given >= 0
+    kinds = np.array(classify.classes)
     right = kinds[given[sure]] == held_out_labels.numpy()[sure]
     return Coverage(
-        classes=tuple(kinds.tolist()),
-        data=shares(known),
-        samples={start: shares(label) for start, (label, _, _) in found.items()},
-        counts={start: len(label) for start, (label, _, _) in found.items()},
-        unsure={start: float((label < 0).mean()) for start, (label, _, _) in found.items()},
+        classes=classify.classes,
+        training=np.unique(labels.numpy(), return_counts=True)[1],
+        given={start: classify(states) for start, states in samples.items()},
+        trained_on=classify.images,
         error=float(1 - right.mean()) if len(right) else float("nan"),
         unsure_held_out=float((~sure).mean()),
-        nearest={start: rows for start, (_, rows, _) in found.items()},
-        distance={start: distance for start, (_, _, distance) in found.items()},
-        usual=float(np.median(usual)),
+        nearest={start: rows for start, (rows, _) in found.items()},
+        distance={start: distance for start, (_, distance) in found.items()},
+        usual=float(np.median(look(held_out)[1])),
     )
+
+
+def _shares(counts: Counts) -> Shares:
+    shares: Shares = counts / max(1, counts.sum())
+    return shares

@@ -37,6 +37,8 @@ LEAST_SWEEPS = 20
 STILL = 1e6  # an R-hat that no moving chains can have: rounding is all that they move by
 GIBBS = Gibbs()
 CHECKPOINTS = (1, 10, 100, 1000, 10000)  # sweeps after which samples of both families are kept
+ENOUGH = 1.01  # R-hat at which sweeps are doubled no more (Vehtari et al. 2021)
+MOST_DOUBLINGS = 10
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Equilibrium:
 
     energies: free energies (watched chains, sweeps) in the second half of `sweeps`; visible: states of the visible layer
     (2 * chains, units) by the number of sweeps made; in both the first half of the rows started from data. info: numbers of
-    the sampler: swap rates of parallel tempering after the last sweep, and its round trips in all of them, per chain.
+    the sampler: swap rates of parallel tempering after the last sweep, and its round trips in all of them, per chain;
+    tried: the largest R-hat by the number of sweeps it was computed after, the last of which is `sweeps`.
     """
 
     states: States
@@ -69,6 +72,7 @@ class Equilibrium:
     energies: Tensor
     visible: dict[int, Tensor]
     info: dict[str, float]
+    tried: dict[int, float]
 
     @property
     def worst(self) -> float:
@@ -91,9 +95,11 @@ def equilibrate(
     progress: Callable[[int], None] = lambda done: None,
     sampler: Sampler = GIBBS,
     visible_mean: Tensor | None = None,
+    doublings: int = 0,
 ) -> Equilibrium:
     """Run 2 * `chains` chains for `sweeps` steps of the sampler, half from `data` (images, units), half from noise.
 
+    Where R-hat is then above ENOUGH the chains go on until they have made twice as many sweeps, at most `doublings` times.
     visible_mean (units,): of the independent units that parallel tempering starts at; None: the mean of `data`. `chains` of
     the chains are returned. Raises UserError where there are too few to compare: each family is split in two.
     """
@@ -106,24 +112,30 @@ def equilibrate(
     base = data.mean(0) if visible_mean is None else visible_mean
     state = sampler.init(machine, states, (base.to(states[0].dtype), *(None,) * (machine.depth - 1)))
     watch = _Watch.of(machine, states, sweeps)
-    round_trips = 0.0
-    info: dict[str, float] = {}
-    for done in range(1, sweeps + 1):
-        state, info = sampler.step(machine, state, generator)
-        states = state.samples
-        round_trips += info.get("sampler/round_trips", 0.0)
-        watch.see(machine, states, done)
-        progress(done)
+    round_trips, info = 0.0, dict[str, float]()
+    tried: dict[int, float] = {}
+    while True:
+        for done in range(max(tried, default=0) + 1, watch.sweeps + 1):
+            state, info = sampler.step(machine, state, generator)
+            round_trips += info.get("sampler/round_trips", 0.0)
+            watch.see(machine, state.samples, done)
+            progress(done)
+        traces = watch.traces()
+        r_hat = {name: _r_hat(trace.reshape(2, -1)) for name, trace in traces.items()}
+        tried[watch.sweeps] = max(r_hat.values())
+        if tried[watch.sweeps] <= ENOUGH or len(tried) > doublings:
+            break
+        watch = _Watch.of(machine, state.samples, 2 * watch.sweeps, watch.visible)
     order = torch.randperm(2 * chains, generator=generator, device=states[0].device)[:chains]
-    traces = watch.traces()
     return Equilibrium(
-        states=tuple(layer[order] for layer in states),
-        r_hat={name: _r_hat(trace.reshape(2, -1)) for name, trace in traces.items()},
-        sweeps=sweeps,
+        states=tuple(layer[order] for layer in state.samples),
+        r_hat=r_hat,
+        sweeps=watch.sweeps,
         mixing=_mixing(watch.fine, max(_r_hat(trace) for trace in traces.values())),
         energies=watch.fine,
         visible=watch.visible,
         info=info | ({"sampler/round_trips": round_trips} if "sampler/round_trips" in info else {}),
+        tried=tried,
     )
 
 
@@ -148,14 +160,16 @@ class _Watch:
     visible: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, machine: BoltzmannMachine, states: States, sweeps: int) -> _Watch:
+    def of(
+        cls, machine: BoltzmannMachine, states: States, sweeps: int, visible: dict[int, Tensor] | None = None
+    ) -> _Watch:
         chains, device = len(states[0]) // 2, states[0].device
         few = torch.arange(min(chains, WATCHED // 2), device=device)
         watched = torch.cat((few, chains + few))
         # One tensor for all sweeps: small ones that stay, made among large ones that go, would cut the heap into pieces too
         # short to be used again, one piece a sweep.
         fine = torch.empty(sweeps - sweeps // 2, len(watched), dtype=states[0].dtype, device=device)
-        return cls(sweeps, max(1, sweeps // 2 // DRAWS), watched, fine.mT)
+        return cls(sweeps, max(1, sweeps // 2 // DRAWS), watched, fine.mT, visible=visible or {})
 
     def see(self, machine: BoltzmannMachine, states: States, done: int) -> None:
         """Keep what is to be kept of the states after `done` sweeps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from ebm_pipeline.runs.reference import model_file, stands_alone
 from ebm_pipeline.runs.trust import check_path, trusted_modules
 from ebm_pipeline.sampling import visible_at_mean
 from ebm_pipeline.support.errors import UserError, check_whole
+from ebm_pipeline.support.files import write_text
 from ebm_pipeline.support.progress import progress_bar
 from ebm_pipeline.tasks import Answer, Task
 
@@ -78,12 +80,22 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     title = f"{given.title}: {task.name}"
     figures = feature_figures(answer, saved, given.title) if answer.hidden else {task.name: draw(answer, saved, title)}
     pictures = [str(plots.save(figure, folder / f"{name}.png", files)) for name, figure in figures.items()]
-    classes = covered(answer, given.data, folder, title, files)
+    classes, numbers = covered(answer, given.data, folder, title, config.seed, files)
+    described = {
+        "model": str(path), "data": given.description, "count": len(given.images), "seed": config.seed,
+        "made": answer.made, "metrics": answer.metrics,
+    }  # fmt: skip
+    if answer.tried:
+        described["r_hat_by_sweeps"] = {str(sweeps): value for sweeps, value in answer.tried.items()}
+    write_text(
+        folder / f"{task.name}.json", json.dumps(described | ({"coverage": numbers} if numbers else {}), indent=1)
+    )
     lines = [f"{title} on {given.description}"]
     lines += [f"  {name.replace('_', ' ')}: {how}" for name, how in answer.made.items()]
     lines += [f"  {name.replace('_', ' ')} {value:.4g}" for name, value in answer.metrics.items()]
     lines += [f"  {line}" for line in classes]
-    log.info("\n".join([*lines, f"arrays: {written}", f"picture{'s' * (len(pictures) > 1)}: {', '.join(pictures)}"]))
+    written_to = [f"arrays: {written}", f"numbers: {folder / f'{task.name}.json'}"]
+    log.info("\n".join([*lines, *written_to, f"picture{'s' * (len(pictures) > 1)}: {', '.join(pictures)}"]))
     return answer
 
 

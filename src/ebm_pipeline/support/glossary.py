@@ -31,6 +31,7 @@ NESTED = "Margossian et al. (2024), arXiv:2110.13017"
 ENERGY = "Szekely & Rizzo (2013), doi:10.1016/j.jspi.2013.03.018"
 NEIGHBOURS = "Yale et al. (2020), doi:10.1016/j.neucom.2019.12.136"
 FRECHET = "Dowson & Landau (1982), doi:10.1016/0047-259X(82)90077-X"
+PEARSON = "Pearson (1900), doi:10.1080/14786440009463897"
 DEFINED = "definition"
 
 RMS, FRACTION, NATS, SECONDS, PIXEL = "RMS of pixels", "fraction", "nats per image", "s", "units of pixels"
@@ -136,12 +137,16 @@ SAMPLER = (
          "sweeps since the state of a chain was last one of independent units, mean over the chains; as many as were made where "
          "none came up yet", "sweeps", LOWER, TRAJECTORY, NOWHERE),
     Term("sampler/least_class_share", "rarest class among samples",
-         "share of the rarest class among samples from noise that have one, by the five nearest training images", FRACTION, NONE,
+         "share of the rarest class among samples from noise that have one, by a network trained on the data", FRACTION, NONE,
          DEFINED, NOWHERE),
     Term("sampler/most_class_share", "commonest class among samples", "share of the commonest class, likewise", FRACTION, NONE,
          DEFINED, NOWHERE),
-    Term("sampler/unsure_samples", "samples without a class", "share of samples whose nearest training images do not agree",
+    Term("sampler/unsure_samples", "samples without a class", "share of samples whose likeliest class has probability below 0.5",
          FRACTION, LOWER, DEFINED, NOWHERE),
+    Term("sampler/classes_p_value", "chance of classes, data against noise",
+         "p of the chi-square test that chains from data and from noise have the same shares of each class", "1", NONE, PEARSON,
+         NOWHERE),
+    Term("sampler/sweeps", "sweeps made", "sweeps of each chain, those by doubling included", "1", NONE, DEFINED, NOWHERE),
     Term("sampler/nearest_training_image", "distance to the nearest training image",
          "median over samples, divided by that of held-out images: below 1 where samples repeat training images", "1", ONE,
          DEFINED, NOWHERE),

@@ -26,7 +26,8 @@ class Answer:
 
     how: of the picture, where `made` of the last of them does not say it; confusion: (classes, classes), how many images of
     the class of each row were given the label of each column, shown in place of images; hidden: the arrays that are of no
-    visible units; families: samples (count, units) by where their chains started, all of which had the same sweeps.
+    visible units; families: samples (count, units) by where their chains started, all of which had the same sweeps; tried: R-hat
+    by the number of sweeps after which it was computed.
     """
 
     arrays: dict[str, Tensor]
@@ -37,6 +38,7 @@ class Answer:
     confusion: Tensor | None = None
     hidden: tuple[str, ...] = ()
     families: dict[str, Tensor] = field(default_factory=dict)
+    tried: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebm_pipeline.evaluation.equilibrium import LEAST_SWEEPS, check_size, defined, equilibrate, shown_r_hat
+from ebm_pipeline.evaluation.equilibrium import (
+    ENOUGH,
+    LEAST_SWEEPS,
+    MOST_DOUBLINGS,
+    Equilibrium,
+    check_size,
+    defined,
+    equilibrate,
+    shown_r_hat,
+)
 from ebm_pipeline.models.storage import SavedModel
 from ebm_pipeline.sampling import Gibbs, ParallelTempering, Sampler, anneal, start_at_mean
 from ebm_pipeline.sampling.trajectory import along
@@ -25,7 +34,8 @@ class Fantasies(Task):
     With start_beta = 1 half of the chains start from the images and half from noise, and R-hat says whether that is still to
     be seen after `sweeps` Gibbs sweeps, or after as many of parallel tempering with `replicas` replicas, whose rungs are
     placed in the first half of them; sampler="trajectory": of trajectory tempering along the history that the model's run has
-    kept. With start_beta below 1 the sweeps anneal from that inverse temperature, from independent
+    kept. While R-hat is above 1.01 the chains go on to twice as many sweeps, at most `doublings` times. With start_beta below 1
+    the sweeps anneal from that inverse temperature, from independent
     pixels at the data mean: better looking samples, in no exact equilibrium.
     """
 
@@ -35,10 +45,13 @@ class Fantasies(Task):
     start_beta: float = 1.0
     replicas: int | None = None
     sampler: str = "gibbs"
+    doublings: int = 0
 
     def __post_init__(self) -> None:
         check_whole("task.sweeps", self.sweeps, LEAST_SWEEPS)
         check_number("task.start_beta", self.start_beta, 0, 1, open_low=True)
+        check_whole("task.doublings", self.doublings, 0, MOST_DOUBLINGS)
+        check_whole("task.sweeps times 2 to the power of task.doublings", self.sweeps * 2**self.doublings, LEAST_SWEEPS)
         if self.replicas is not None:
             check_whole("task.replicas, if not null,", self.replicas, 2)
             if self.start_beta != 1:
@@ -55,22 +68,28 @@ class Fantasies(Task):
         return self.sampler == "trajectory"
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
-        check_size("task", len(images), self.sweeps, sum(layer.units for layer in model.machine.layers))
+        most = self.sweeps * 2**self.doublings
+        check_size("task", len(images), most, sum(layer.units for layer in model.machine.layers))
         generator = torch.Generator(device=images.device).manual_seed(seed)
-        metrics, families = {}, {}
+        metrics, families, tried = dict[str, float](), dict[str, Tensor](), dict[int, float]()
         if self.start_beta == 1:
             sampler = self._sampler(model)
             chains = equilibrate(
-                model.machine, images, len(images), self.sweeps, generator, progress, sampler, model.data_mean
+                model.machine,
+                images,
+                len(images),
+                self.sweeps,
+                generator,
+                progress,
+                sampler,
+                model.data_mean,
+                self.doublings,
             )
-            last = chains.visible[self.sweeps]
+            last = chains.visible[chains.sweeps]
             families = {"data": last[: len(images)], "noise": last[len(images) :]}
-            states, metrics = chains.states, defined({"sampler/r_hat": chains.worst}) | chains.info
-            kind = self._kind(chains.info)
-            how = (
-                f"{self.sweeps} {kind}, half of the chains from data, half from noise; "
-                f"R-hat over both starts {shown_r_hat(chains.worst)}"
-            )
+            states, tried = chains.states, chains.tried
+            metrics = defined({"sampler/r_hat": chains.worst}) | {"sampler/sweeps": float(chains.sweeps)} | chains.info
+            how = self._how(chains)
         else:
             start = start_at_mean(model.machine, len(images), model.data_mean, generator)
             base = model.machine.independent(model.data_mean)
@@ -86,6 +105,21 @@ class Fantasies(Task):
             ("fantasies",),
             metrics,
             families=families,
+            tried=tried,
+        )
+
+    def _how(self, chains: Equilibrium) -> str:
+        """How chains were run, with R-hat, and whether that was enough."""
+        kind = self._kind(chains.info)
+        before = ", ".join(f"{shown_r_hat(value)} after {count}" for count, value in list(chains.tried.items())[:-1])
+        enough = f"at most {ENOUGH:g}, so {chains.sweeps} sweeps are enough"
+        if not chains.worst <= ENOUGH:
+            enough = (
+                f"not at most {ENOUGH:g}, so {chains.sweeps} sweeps are not enough: raise task.doublings or task.sweeps"
+            )
+        return (
+            f"{chains.sweeps} {kind}, half of the chains from data, half from noise; "
+            f"R-hat over both starts {shown_r_hat(chains.worst)}{f' ({before})' if before else ''}, {enough}"
         )
 
     def _sampler(self, model: SavedModel) -> Sampler:
