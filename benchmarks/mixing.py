@@ -1,0 +1,121 @@
+"""How fast samplers mix: Gibbs, parallel tempering and tempering along the trajectory, on machines trained by trajectory.
+
+`python -m benchmarks.mixing [RUN ...]` trains an RBM on images of two far classes, and lets chains of each sampler start from data
+and from noise; finished runs with sampler=trajectory are added. What is watched is what mixes last: for the two classes which of
+them a chain is in, else the first principal component of the images.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import SEED, hardware, table
+from ebm_pipeline.evaluation.equilibrium import autocorrelation_time, equilibrate, from_both
+from ebm_pipeline.models.inference import MeanField
+from ebm_pipeline.models.initialization import initialize, normal
+from ebm_pipeline.models.layers import Bernoulli
+from ebm_pipeline.models.machine import BoltzmannMachine
+from ebm_pipeline.models.storage import load_model, with_ladder
+from ebm_pipeline.runs.configuration import build_data, read_run_config
+from ebm_pipeline.sampling import Gibbs, ParallelTempering, Sampler, TrajectoryTempering, start_at_mean
+from ebm_pipeline.sampling.trajectory import along
+from ebm_pipeline.training.objectives import PersistentContrastiveDivergence
+
+PIXELS, HIDDEN, FLIPPED, STEPS = 100, 30, 0.05, 3000
+CHAINS, SWEEPS = 50, 2000
+
+
+def two_classes() -> tuple[BoltzmannMachine, BoltzmannMachine, Tensor, Tensor]:
+    """An RBM trained on two classes that differ in every pixel, its ladder, images, and the direction between the classes."""
+    generator = torch.Generator().manual_seed(SEED)
+    prototype = (torch.rand(PIXELS, generator=generator) < 0.5).float()
+    kinds = torch.randint(2, (4000, 1), generator=generator)
+    flips = (torch.rand(4000, PIXELS, generator=generator) < FLIPPED).float()
+    images = (prototype * kinds + (1 - prototype) * (1 - kinds) - flips).abs()
+    mean = images.mean(0)
+    layers = [Bernoulli.create(PIXELS), Bernoulli.create(HIDDEN)]
+    machine = initialize(layers, lambda low, high, g, images: normal(low, high, g, std=0.01), mean, generator)
+    objective = PersistentContrastiveDivergence(TrajectoryTempering(every=0), MeanField())
+    chains = objective.init(machine, start_at_mean(machine, 100, mean, generator), (mean, None))
+    for step in range(STEPS):
+        batch = images[torch.randint(len(images), (100,), generator=generator)]
+        learning = objective(machine, (batch, None), chains, generator)
+        chains, tensors, factor = learning.chains, machine.named_tensors(), 0.05 * (1 - step / STEPS)
+        machine = machine.with_tensors(
+            {name: tensors[name] - factor * gradient for name, gradient in learning.gradient.items()}
+        )
+    return machine, chains.machines(machine), images, 2 * prototype - 1
+
+
+def rows(
+    name: str, machine: BoltzmannMachine, ladder: BoltzmannMachine, images: Tensor, axis: Tensor
+) -> list[list[str]]:
+    """A line for each sampler: R-hat, effective samples of the position along `axis` (units,) in all sweeps, and per second."""
+    warm_up = SWEEPS // 2
+    samplers: dict[str, Sampler] = {
+        "Gibbs": Gibbs(),
+        "tempering, 10 replicas": ParallelTempering(replicas=10, warm_up=warm_up),
+        "trajectory": along(ladder, 1, warm_up),
+    }
+    found = []
+    for label, sampler in samplers.items():
+        generator = torch.Generator().manual_seed(SEED)
+        start = from_both(machine, images, CHAINS // 2, generator)
+        state = sampler.init(machine, start, (images.mean(0), None))
+        trace = []
+        began = 0.0
+        for sweep in range(SWEEPS):
+            if sweep == warm_up:
+                began = time.process_time()
+            state, _ = sampler.step(machine, state, generator)
+            if sweep >= warm_up:
+                trace.append(state.samples[0] @ axis)
+        seconds = time.process_time() - began
+        effective = CHAINS * len(trace) / autocorrelation_time(torch.stack(trace, 1))
+        r_hat = equilibrate(machine, images, CHAINS, SWEEPS, generator, sampler=sampler)
+        found.append(
+            [
+                name,
+                label,
+                f"{r_hat.worst:.3f}",
+                f"{r_hat.mixing.r_hat:.2f}",
+                f"{effective:.0f}",
+                f"{effective / seconds:.0f}",
+            ]
+        )
+    return found
+
+
+def of_run(folder: Path) -> tuple[BoltzmannMachine, BoltzmannMachine, Tensor, Tensor]:
+    """The machine of a run with a ladder, that ladder, training images and their first principal component."""
+    model = with_ladder(load_model(folder / "model.h5"), folder)
+    assert model.ladder is not None, f"{folder} has no ladder: train with sampler=trajectory"
+    images = build_data(read_run_config(folder)).images("train", 2000)
+    axis = torch.linalg.svd(images - images.mean(0), full_matrices=False).Vh[0]
+    return model.machine.folded(), model.ladder, images, axis
+
+
+HEADER = (
+    "machine", "sampler", "R-hat, data against noise", "R-hat of single chains", f"effective samples of {CHAINS * SWEEPS // 2:,}",
+    "effective samples per second of the processor",
+)  # fmt: skip
+
+
+def main(folders: list[Path]) -> None:
+    """Print the table."""
+    print(hardware(), flush=True)
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        found = rows("two far classes, 100-30", *two_classes())
+        for folder in folders:
+            found += rows(folder.name, *of_run(folder))
+    table(HEADER, found)
+
+
+if __name__ == "__main__":
+    main([Path(word) for word in sys.argv[1:]])
