@@ -1,7 +1,7 @@
 """How fast samplers mix: Gibbs, parallel tempering and tempering along the trajectory, on machines trained by trajectory.
 
-`python -m benchmarks.mixing [RUN ...]` trains an RBM on images of two far classes, and lets chains of each sampler start from data
-and from noise; finished runs with sampler=trajectory are added. What is watched is what mixes last: for the two classes which of
+`python -m benchmarks.mixing [RUN ...]` trains an RBM on images of two far classes; chains of each sampler start from data
+and from noise. Finished runs with sampler=trajectory are added. What is watched is what mixes last: for the two classes which of
 them a chain is in, else the first principal component of the images.
 """
 
@@ -27,7 +27,7 @@ from ebm_pipeline.sampling.trajectory import along
 from ebm_pipeline.training.objectives import PersistentContrastiveDivergence
 
 PIXELS, HIDDEN, FLIPPED, STEPS = 100, 30, 0.05, 3000
-CHAINS, SWEEPS = 50, 2000
+CHAINS, SWEEPS = 50, 10_000
 
 
 def two_classes() -> tuple[BoltzmannMachine, BoltzmannMachine, Tensor, Tensor]:

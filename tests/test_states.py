@@ -16,7 +16,7 @@ import ebm_pipeline
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.layers import Bernoulli, Gaussian
 from ebm_pipeline.models.machine import BoltzmannMachine, assemble
-from ebm_pipeline.sampling import Gibbs, GibbsLangevin, ParallelTempering
+from ebm_pipeline.sampling import Gibbs, GibbsLangevin, ParallelTempering, TrajectoryTempering
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.training.objectives import ContrastiveDivergence, PersistentContrastiveDivergence, Tap
 
@@ -30,17 +30,23 @@ OWNERS: dict[str, Any] = {  # an object of each class that has such a method
     "Gibbs": Gibbs(),
     "GibbsLangevin": GibbsLangevin(),
     "ParallelTempering": ParallelTempering(),
+    "TrajectoryTempering": TrajectoryTempering(),
     "ContrastiveDivergence": ContrastiveDivergence(Gibbs(), FIELD),
     "PersistentContrastiveDivergence": PersistentContrastiveDivergence(Gibbs(), FIELD),
     "Contrastive": PersistentContrastiveDivergence(Gibbs(), FIELD),
     "Tap": Tap(FIELD),
 }
 NOT_ASKED = ("Sampler", "SamplerState", "Objective")  # protocols
-GIVEN = ("Chains.completed", "Replicas.completed")  # what an objective hands back of the sampler's own states
+GIVEN = (
+    "Chains.completed",
+    "Replicas.completed",
+    "Ladder.completed",
+)  # what an objective hands back of the sampler's own states
 OTHERS: dict[str, Any] = {  # an argument for each other parameter, by its name
     "machine": MACHINE, "index": 1, "parity": 1, "rule": None, "generator": None, "sample_weights": torch.ones(4),
     "base": MACHINE.independent(), "posterior": FIELD(MACHINE, (BATCH, None)), "sweeps": 1, "start_beta": 1.0,
     "betas": torch.linspace(0, 1, 3), "data_size": 2, "temperatures": 3, "clamped": (), "count": 1, "chains": None,
+    "machines": MACHINE, "room": 3,
 }  # fmt: skip
 
 

@@ -109,6 +109,7 @@ def rows_of(machine: BoltzmannMachine) -> States:
 
 def independent_base(machine: BoltzmannMachine, means: PartialStates) -> BoltzmannMachine:
     """Rung 0: no couplings, each layer with its mean (units,) where `means` has one, else of zero bias."""
+    machine.check_states(means)
     biases = {
         f"layers/{index}/bias": layer.bias_for_mean(mean)
         for index, (layer, mean) in enumerate(zip(machine.layers, means, strict=True))
@@ -126,6 +127,7 @@ def between(lower: BoltzmannMachine, upper: BoltzmannMachine) -> BoltzmannMachin
 
 def first_ladder(machines: BoltzmannMachine, states: States, room: int, chains: int) -> Ladder:
     """A ladder of stacked `machines` with so many `chains` each, which all start at `states` (chains, units)."""
+    machines.check_states(states)
     rows = tuple(machines.named_tensors().values())
     vector = rows[0].new_zeros(room)
     whole = torch.zeros(room, dtype=torch.int64, device=vector.device)

@@ -32,6 +32,7 @@ from ebm_pipeline.sampling.ladder import (
     SWEEPS,
     UP,
     Ladder,
+    acceptance_at,
     between,
     distances,
     first_ladder,
@@ -46,6 +47,7 @@ from ebm_pipeline.support.errors import UserError, check_memory, check_number, c
 MEMORY = 0.15  # least weight of the newest in the running means of the acceptance
 LONG_MEMORY = 0.03  # in those of log Z
 LEAST_SEEN = 5  # exchanges of a pair, before its acceptance decides anything
+SPARE = 1.3  # times the acceptance that is asked: what two rungs must have for the one between them to be given up
 WORTH = 0.75  # of a gap: how much smaller the one must be that a full ladder leaves to close it
 MOST_RUNGS = 1000
 GROWTH = 2  # times as long a ladder may become that a finished run brings
@@ -57,8 +59,9 @@ class TrajectoryTempering:
 
     They move, and exchange, whenever the machine's own chains have made `every` sweeps for each of theirs, so that the ladder
     costs as much however long it is; every = 0 moves it at each sweep. A rung is put between two neighbours whose
-    acceptance falls below `acceptance`: the machine as it is where it is one of them, else one halfway. A ladder of `rungs`
-    machines, the machine itself included, first gives up the one that it needs least, unless that is needed more. `ladder`:
+    acceptance falls below `acceptance`: the machine as it is where it is one of them, else one halfway. A rung is given up
+    where its neighbours would exchange often enough without it. A ladder of `rungs` machines, the machine itself
+    included, first gives up the one that it needs least, unless that is needed more. `ladder`:
     stacked machines to begin with, of a machine that does not learn any more; then all new rungs are halfway ones.
     warm_up: sweeps in which the ladder may change; None: always.
     """
@@ -149,13 +152,19 @@ class TrajectoryTempering:
         return ladder
 
     def _adapted(self, machine: BoltzmannMachine, ladder: Ladder) -> Ladder:
-        """The ladder with one more rung where two neighbours exchange too seldom, if there is one to spare."""
+        """The ladder with one more rung where two neighbours exchange too seldom, or without one that it can spare.
+
+        The fewer rungs there are, the sooner a state comes up from the first to the machine.
+        """
+        row, apart = least_needed(ladder)
+        known = bool((ladder.seen[max(row - 1, 0) : row + 1] >= LEAST_SEEN).all())
+        if row and known and float(acceptance_at(torch.tensor(apart))) > SPARE * self.acceptance:
+            return without_rung(ladder, row)
         rates = torch.where(ladder.seen < LEAST_SEEN, 1.0, ladder.rates)[: ladder.rungs]
         pair = int(rates.argmin())
         if not float(rates[pair]) < self.acceptance:
             return ladder
         if ladder.rungs == ladder.room:
-            row, apart = least_needed(ladder)
             if not apart < WORTH * float(distances(rates[pair])):
                 return ladder
             ladder = without_rung(ladder, row)
