@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import re
 from pathlib import Path
 
@@ -242,6 +243,12 @@ def test_a_pdf_holds_its_fonts_and_is_the_same_each_time(tmp_path: Path) -> None
     assert b"/FontFile2" in content
     assert b"/Type3" not in content
     assert written[1].read_bytes() == content
+
+
+def test_a_pdf_is_written_without_a_word_about_its_fonts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        plots.save(two_panels(), tmp_path / "one.png", plots.Files("pdf"))
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("form", ["png", "pdf", "svg"])
