@@ -153,7 +153,12 @@ def test_numbers_of_chains_that_do_not_move_are_json(tmp_path: Path) -> None:
     layers = [Bernoulli(torch.full((16,), -500.0)), Bernoulli(torch.tensor([-15_500.0]))]
     machine = assemble(layers, [torch.full((16, 1), 1000.0)])
     save_model(tmp_path / "model.h5", SavedModel(machine, torch.ones(16), (4, 4), "{}"))
-    words = [f"run={tmp_path / 'model.h5'}", "task.sweeps=20", "task.doublings=1", f"hydra.run.dir={tmp_path / 'asked'}"]
+    words = [
+        f"run={tmp_path / 'model.h5'}",
+        "task.sweeps=20",
+        "task.doublings=1",
+        f"hydra.run.dir={tmp_path / 'asked'}",
+    ]
     run_command(cli.sample, *words, output_root=tmp_path)
     text = (tmp_path / "asked" / "fantasies.json").read_text()
     assert "Infinity" not in text

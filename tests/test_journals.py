@@ -7,6 +7,7 @@ import itertools
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def test_rows_of_a_comparison_that_end_early_end_on_white_paper() -> None:
     (image,) = drawn.axes[0].images
     shown, (height, width) = plots.to_rgb(drawn), np.asarray(image.get_array()).shape
 
-    def colour(row: float, column: float) -> list[float]:
+    def colour(row: float, column: float) -> Any:
         across, up = drawn.axes[0].transData.transform((column * width - 0.5, row * height - 0.5))
         return (shown[len(shown) - 1 - int(up), int(across)] / 255).tolist()
 

@@ -132,7 +132,9 @@ def test_a_mask_from_a_file_and_what_is_none(tmp_path: Path) -> None:
 def test_too_few_images_for_fantasies_say_what_to_ask_for() -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=1).map(Tensor.float)
     saved = SavedModel(machine, torch.full((3,), 0.5), (1, 3), "")
-    with pytest.raises(UserError, match=r"a chain for each image, .* 4 at least; got 3: set part=train or task\.start_beta=0\.5"):
+    with pytest.raises(
+        UserError, match=r"a chain for each image, .* 4 at least; got 3: set part=train or task\.start_beta=0\.5"
+    ):
         Fantasies(sweeps=20)(saved, torch.zeros(3, 3), 0)
     assert Fantasies(sweeps=20, start_beta=0.5)(saved, torch.zeros(3, 3), 0).arrays["fantasies"].shape == (3, 3)
 

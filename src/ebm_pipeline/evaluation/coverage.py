@@ -89,8 +89,8 @@ class Coverage:
         return "share of wrong ones not known" if np.isnan(self.error) else f"{100 * self.error:.1f}% wrong"
 
     def metrics(self, start: str) -> dict[str, float]:
-        """Numbers by name, of the samples of one start: those of classes where a sample has one, the distance where held-out images
-        do not repeat training images.
+        """Numbers by name, of the samples of one start: those of classes where a sample has one, the distance where held-out
+        images do not repeat training images.
         """
         near, starts = float(np.median(self.distance[start])), self.starts()
         shares = self.shares(start) if self.counts(start).any() else None

@@ -212,7 +212,7 @@ def _blank_ends(axes: Axes, rows: list[Array]) -> None:
     """White paper where rows of a comparison end in tiles of NaN, also between two such rows."""
     height, width = rows[0].shape[1:]
     gap, columns = _gap((height, width)), len(rows[0])
-    filled = [columns - int(np.isnan(tiles).all((1, 2))[::-1].cumprod().sum()) for tiles in rows]
+    filled = [int((~np.isnan(tiles[:, 0, 0])).nonzero()[0].max(initial=-1)) + 1 for tiles in rows]
     for row, count in enumerate(filled):
         if count < columns:
             below = gap if row + 1 < len(rows) and filled[row + 1] <= count else 0

@@ -90,8 +90,7 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     }  # fmt: skip
     if answer.tried:
         described["r_hat_by_sweeps"] = {
-            str(sweeps): value if math.isfinite(value) else shown_r_hat(value)
-            for sweeps, value in answer.tried.items()
+            str(sweeps): value if math.isfinite(value) else shown_r_hat(value) for sweeps, value in answer.tried.items()
         }
     write_text(
         folder / f"{task.name}.json", json.dumps(described | ({"coverage": numbers} if numbers else {}), indent=1)

@@ -113,8 +113,7 @@ def check_files(config: DictConfig) -> None:
     varied = [name for name in swept_names(config) if name.split(".")[0] == "plots"]
     if varied:
         raise UserError(
-            f"{', '.join(varied)} has several values: how pictures are written is no setting of a model, and each would be trained "
-            "again for it. Give one value"
+            f"{', '.join(varied)} has several values, and each model would be trained again for other pictures: give one value"
         )
     build(config.plots, "plots", Files)
 

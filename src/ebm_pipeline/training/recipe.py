@@ -63,8 +63,8 @@ class Recipe:
         check_names("training.rates", list(self.rates), machine)
         if held := sorted(set(self.rates) - set(self.trained(machine))):
             raise UserError(
-                f"training.rates names {', '.join(held)}, which does not learn: model.fixed or its layer holds it where it is. Take "
-                "it out of training.rates"
+                f"training.rates names {', '.join(held)}, which does not learn: model.fixed or its layer holds it where it is. "
+                "Take it out of training.rates"
             )
         for penalty in self.penalties:
             penalty.check(machine)
