@@ -21,7 +21,7 @@ from ebm_pipeline.evaluation.classes import train_classifier
 from ebm_pipeline.evaluation.coverage import coverage
 from ebm_pipeline.models.layers import Bernoulli
 from ebm_pipeline.models.machine import assemble
-from ebm_pipeline.models.storage import SavedModel
+from ebm_pipeline.models.storage import SavedModel, save_model
 from ebm_pipeline.runs.estimators.datasets import load_data
 from ebm_pipeline.runs.train import train
 from ebm_pipeline.tasks import Fantasies
@@ -131,13 +131,47 @@ def test_samples_that_repeat_training_images_are_seen() -> None:
     assert fresh.metrics("noise")["sampler/nearest_training_image"] == pytest.approx(1, abs=0.3)
 
 
+def test_samples_of_which_none_has_a_class_are_not_said_to_agree() -> None:
+    """Three classes of images that are all the same: the network gives each a third."""
+    images, labels = torch.ones(30, 4), torch.arange(30) % 3
+    found = coverage({"data": images[:5], "noise": images[:5]}, images, labels, images, labels)
+    said = str(found)
+    assert "classes of the two starts: not compared, as no sample has a class" in said
+    assert "agree" not in said
+    assert "p = " not in said
+    assert "share of wrong ones not known" in said
+    assert set(found.metrics("noise")) == {"sampler/unsure_samples"}
+    numbers = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert numbers["noise_against_data"] is numbers["classifier"]["wrong_held_out"] is None
+    assert numbers["samples"]["data"]["against_training_images"] is None
+
+
+def test_numbers_of_chains_that_do_not_move_are_json(tmp_path: Path) -> None:
+    """All units on, where chains from data start, and all off, where those from noise go: R-hat is not defined, and JSON knows
+    no Infinity.
+    """
+    layers = [Bernoulli(torch.full((16,), -500.0)), Bernoulli(torch.tensor([-15_500.0]))]
+    machine = assemble(layers, [torch.full((16, 1), 1000.0)])
+    save_model(tmp_path / "model.h5", SavedModel(machine, torch.ones(16), (4, 4), "{}"))
+    words = [
+        f"run={tmp_path / 'model.h5'}",
+        "task.sweeps=20",
+        "task.doublings=1",
+        f"hydra.run.dir={tmp_path / 'asked'}",
+    ]
+    run_command(cli.sample, *words, output_root=tmp_path)
+    text = (tmp_path / "asked" / "fantasies.json").read_text()
+    assert "Infinity" not in text
+    assert json.loads(text)["r_hat_by_sweeps"]["40"] == "not defined (no chain moves, though they stand apart)"
+
+
 def test_fantasies_of_labelled_data_are_told_by_class(tmp_path: Path) -> None:
     train(composed(*PLAIN, "data=digits", output_root=tmp_path), tmp_path / "run")
     words = [f"run={tmp_path / 'run'}", "task.sweeps=20", "count=60", f"hydra.run.dir={tmp_path / 'asked'}"]
     said = run_command(cli.sample, *words, output_root=tmp_path).out
     assert "60 samples, chains from noise: " in said
     assert "sampler/least class share 0" in said
-    assert "percent wrong and" in said
+    assert "% wrong and" in said
     assert "classes of the two starts " in said
     numbers = json.loads((tmp_path / "asked" / "fantasies.json").read_text())
     assert f"sampler/least class share {numbers['metrics']['sampler/least_class_share']:.4g}" in said

@@ -11,7 +11,9 @@ from commands import run_command
 
 import ebm_pipeline
 from ebm_pipeline import cli
+from ebm_pipeline.runs import options
 from ebm_pipeline.runs.help import COMMANDS
+from ebm_pipeline.support.conf import config_folder
 
 ENTRIES = {name: getattr(cli, name) for name in COMMANDS}
 NOT_OF_SAMPLE = ("optimizer", "objective", "sampler", "experiment", "data ")
@@ -28,6 +30,19 @@ def test_help_is_of_this_command_and_names_every_option_it_reads(name: str, tmp_
     if name == "sample":
         assert not [word for word in NOT_OF_SAMPLE if f"\n  {word}" in shown.out]
         assert "[fantasies]" in shown.out
+
+
+def test_choices_in_a_folder_stand_as_they_are_typed(tmp_path: Path) -> None:
+    shown = run_command(ENTRIES["train"], "--help", output_root=tmp_path).out
+    assert "experiment      notebook, smoke, study, table/dbm500_1000, " in shown
+    assert "data/transform  decorrelate, " in shown
+    assert "experiment/table" not in shown
+    page = options.page(config_folder())
+    assert page.count("### experiment=table/rbm16") == 1
+    assert "### experiment/table=" not in page
+    assert "as in `experiment=table/mnist`" in page
+    wrong = run_command(ENTRIES["train"], "experiment=rbm16", output_root=tmp_path)
+    assert "experiment has no choice rbm16: did you mean table/rbm16?" in wrong.err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,6 +188,25 @@ def test_between_the_tiles_of_weights_a_picture_has_the_colour_of_gutters_alone(
     np.testing.assert_allclose(shown[gap][:, :3], np.tile(to_rgb(GUTTERS["RdBu_r"]), (gap.sum(), 1)), atol=0.003)
 
 
+def test_rows_of_a_comparison_that_end_early_end_on_white_paper() -> None:
+    """Two of four tiles: no gutters behind them, neither beside nor between such rows; all of them before."""
+    ending = np.full((4, 16), np.nan)
+    ending[:2] = 0.5
+    drawn = plots.comparison({"all": np.full((4, 16), 0.5), "two": ending, "two more": ending}, (4, 4), "title")
+    (image,) = drawn.axes[0].images
+    shown, (height, width) = plots.to_rgb(drawn), np.asarray(image.get_array()).shape
+
+    def colour(row: float, column: float) -> Any:
+        across, up = drawn.axes[0].transData.transform((column * width - 0.5, row * height - 0.5))
+        return (shown[len(shown) - 1 - int(up), int(across)] / 255).tolist()
+
+    for row in (0.5, 0.665, 0.83):  # the middles of both, and between them
+        assert colour(row, 0.8) == [1, 1, 1]
+    gutter = list(to_rgb(GUTTERS["gray_r"]))
+    assert colour(0.665, 0.2) == pytest.approx(gutter, abs=0.01)
+    assert colour(0.17, 0.5) == pytest.approx(gutter, abs=0.01)
+
+
 def test_signed_numbers_are_red_and_blue_about_zero_others_are_not() -> None:
     drawn = plots.matrices({"signed": [[-1.0, 0.5]], "not": [[0.0, 0.5]]}, "x", "y", "weight (nats)", "title")
     (signed, other) = (axes.images[0] for axes in drawn.axes[:2])
@@ -242,6 +263,12 @@ def test_a_pdf_holds_its_fonts_and_is_the_same_each_time(tmp_path: Path) -> None
     assert b"/FontFile2" in content
     assert b"/Type3" not in content
     assert written[1].read_bytes() == content
+
+
+def test_a_pdf_is_written_without_a_word_about_its_fonts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        plots.save(two_panels(), tmp_path / "one.png", plots.Files("pdf"))
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("form", ["png", "pdf", "svg"])

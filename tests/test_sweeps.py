@@ -273,6 +273,25 @@ def test_a_job_that_fails_before_its_run_is_counted(outputs: Path, tmp_path: Pat
     assert (parent.status, {name: run.status for name, run in runs.items()}) == ("FAILED", {"1_rbm": "FINISHED"})
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("plots.format=gif", "plots.format must be one of png, pdf, svg; got 'gif'"),
+        ("plots.dpi=7", "plots.dpi, dots per inch, must be a whole number, from 50 to 600; got 7"),
+        ("plots.format=png,svg", "plots.format has several values"),
+    ],
+)
+def test_pictures_that_cannot_be_written_are_one_message_before_the_first_job(
+    word: str, said: str, tmp_path: Path
+) -> None:
+    done = swept_by(tmp_path, tmp_path / "sweep", "seed=1,2", word)
+    assert (done.code, done.err.count("error:")) == (1, 1)
+    assert said in done.err
+    assert "#0" not in done.out + done.err
+    assert not (tmp_path / "sweep").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 @pytest.mark.slow
 def test_the_summary_says_why_a_run_failed_and_forgets_it_when_it_is_mended(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

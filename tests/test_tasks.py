@@ -129,6 +129,16 @@ def test_a_mask_from_a_file_and_what_is_none(tmp_path: Path) -> None:
             hidden_pixels(name if "." not in name else str(tmp_path / name), 0.5, (4, 4), 1)
 
 
+def test_too_few_images_for_fantasies_say_what_to_ask_for() -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=1).map(Tensor.float)
+    saved = SavedModel(machine, torch.full((3,), 0.5), (1, 3), "")
+    with pytest.raises(
+        UserError, match=r"a chain for each image, .* 4 at least; got 3: set part=train or task\.start_beta=0\.5"
+    ):
+        Fantasies(sweeps=20)(saved, torch.zeros(3, 3), 0)
+    assert Fantasies(sweeps=20, start_beta=0.5)(saved, torch.zeros(3, 3), 0).arrays["fantasies"].shape == (3, 3)
+
+
 def test_fantasies_say_which_number_of_sweeps_is_enough() -> None:
     easy = Fantasies(sweeps=40, doublings=3)(saved(6, 4, 3), images(2000, 6), 1)
     assert list(easy.tried) == [40]

@@ -646,3 +646,10 @@ def test_blocks_hold_every_batch_once_in_order() -> None:
     batches.sampler.set_epoch(3)
     for own, other in zip([batch for block in found for batch in block], batches, strict=True):
         assert torch.equal(own, other)
+
+
+@pytest.mark.parametrize(("fixed", "name"), [(["weights/0"], "weights/0"), ([], "layers/1/variance")])
+def test_a_rate_of_what_does_not_learn_is_refused(fixed: list[str], name: str) -> None:
+    machine = random_machine(("bernoulli", "gaussian"), (3, 2), seed=1)
+    with pytest.raises(UserError, match=rf"training\.rates names {name}, which does not learn"):
+        recipe(fixed=fixed, rates={name: 2.0, "layers/0/bias": 2.0}).check(machine)

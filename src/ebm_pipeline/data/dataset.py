@@ -190,7 +190,7 @@ class DataSet:
         if part != "test":
             return self.split.images(self._rows(part)[:limit])
         if self.test is None:
-            raise UserError(f"{self.path} has no test/images: give a file that has, or evaluate on validation")
+            raise UserError(f"{self.path} has no test/images: give a file that has, or set part=validation")
         return torch.from_numpy(self.test.images(slice(0, limit)))
 
 

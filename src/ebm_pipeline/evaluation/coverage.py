@@ -22,6 +22,8 @@ from ebm_pipeline.evaluation.classes import HIDDEN, SURE, train_classifier
 Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
 
+NOTHING = "not compared, as no sample has a class"
+
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
@@ -29,7 +31,7 @@ class Coverage:
 
     classes: the labels, in the order of the numbers (classes,); given: the class of each sample (samples,) in that order,
     -1 where unsure, by start. trained_on: images that the network has seen; error: share of the held-out images with a class that
-    is not theirs, among those that were given one; unsure_held_out: of those without.
+    is not theirs, among those that were given one, nan where none was; unsure_held_out: of those without.
 
     nearest (samples,): the row of the nearest training image of each sample, by start; distance (samples,) to it,
     root mean square of the pixels; usual: the median distance of held-out images.
@@ -69,26 +71,34 @@ class Coverage:
         error: Shares = np.sqrt(shares * (1 - shares) / max(1, self.counts(start).sum()))
         return error
 
-    def against_data(self, start: str) -> ChiSquare:
-        """Samples of one start against the training images."""
-        return homogeneity(self.counts(start), self.training)
+    def against_data(self, start: str) -> ChiSquare | None:
+        """Samples of one start against the training images; None where no sample has a class."""
+        counts = self.counts(start)
+        return homogeneity(counts, self.training) if counts.any() else None
 
     def starts(self) -> ChiSquare | None:
-        """Chains from noise against chains from data; None without one of them."""
-        if {"noise", "data"} <= self.given.keys():
-            return homogeneity(self.counts("noise"), self.counts("data"))
-        return None
+        """Chains from noise against chains from data; None where one of them has no sample with a class."""
+        if not {"noise", "data"} <= self.given.keys():
+            return None
+        noise, data = self.counts("noise"), self.counts("data")
+        return homogeneity(noise, data) if noise.any() and data.any() else None
+
+    @property
+    def wrong(self) -> str:
+        """The network's error, percent, as a person reads it."""
+        return "share of wrong ones not known" if np.isnan(self.error) else f"{100 * self.error:.1f}% wrong"
 
     def metrics(self, start: str) -> dict[str, float]:
-        """Numbers by name, of the samples of one start; without the distance where held-out images repeat training images."""
-        near, shares, starts = float(np.median(self.distance[start])), self.shares(start), self.starts()
-        return {
-            "sampler/least_class_share": float(shares.min()),
-            "sampler/most_class_share": float(shares.max()),
-            "sampler/unsure_samples": self.unsure(start),
-        } | {
+        """Numbers by name, of the samples of one start: those of classes where a sample has one, the distance where held-out
+        images do not repeat training images.
+        """
+        near, starts = float(np.median(self.distance[start])), self.starts()
+        shares = self.shares(start) if self.counts(start).any() else None
+        return {"sampler/unsure_samples": self.unsure(start)} | {
             name: value
             for name, value in (
+                ("sampler/least_class_share", None if shares is None else float(shares.min())),
+                ("sampler/most_class_share", None if shares is None else float(shares.max())),
                 ("sampler/classes_p_value", None if starts is None else starts.p),
                 ("sampler/nearest_training_image", near / self.usual if self.usual > 0 else None),
             )
@@ -108,7 +118,7 @@ class Coverage:
                     "counts": self.counts(start).tolist(),
                     "shares": self.shares(start).tolist(),
                     "standard_errors": self.error_of(start).tolist(),
-                    "against_training_images": self.against_data(start)._asdict(),
+                    "against_training_images": _record(self.against_data(start)),
                     "nearest_training_image_median": float(np.median(self.distance[start])),
                 }
                 for start, given in self.given.items()
@@ -118,7 +128,7 @@ class Coverage:
                 "hidden_units": HIDDEN,
                 "trained_on": self.trained_on,
                 "least_probability": SURE,
-                "wrong_held_out": self.error,
+                "wrong_held_out": None if np.isnan(self.error) else self.error,
                 "unsure_held_out": self.unsure_held_out,
             },
             "nearest_training_image_of_held_out_median": self.usual,
@@ -134,15 +144,18 @@ class Coverage:
             lines.append(
                 f"{len(given)} samples, chains from {start}: {percent(self.shares(start))} "
                 f"(+- {100 * self.error_of(start).max():.1f}); "
-                f"{100 * self.unsure(start):.1f} unsure; against training images {self.against_data(start)}; "
+                f"{100 * self.unsure(start):.1f} unsure; against training images {self.against_data(start) or NOTHING}; "
                 f"nearest training image at {np.median(self.distance[start]):.3f} (median; root mean square of pixels)"
             )
-        if (starts := self.starts()) is not None:
+        starts = self.starts()
+        if starts is None and {"noise", "data"} <= self.given.keys():
+            lines.append(f"classes of the two starts: {NOTHING}")
+        if starts is not None:
             verdict = "agree" if starts.agree else "do not agree, so the sweeps are too few whatever R-hat says"
             lines.append(f"classes of the two starts {verdict}: {starts}")
         lines.append(
-            f"classes by a network of {HIDDEN} hidden units trained on {self.trained_on} training images: {100 * self.error:.1f} "
-            f"percent wrong and {100 * self.unsure_held_out:.1f} unsure (probability below {SURE:g}) of held-out images, "
+            f"classes by a network of {HIDDEN} hidden units trained on {self.trained_on} training images: {self.wrong} "
+            f"and {100 * self.unsure_held_out:.1f}% unsure (probability below {SURE:g}) of held-out images, "
             f"whose nearest training image lies at {self.usual:.3f}"
         )
         return "\n".join(lines)
@@ -191,6 +204,10 @@ def coverage(
         distance={start: distance for start, (_, distance) in found.items()},
         usual=float(np.median(look(held_out)[1])),
     )
+
+
+def _record(test: ChiSquare | None) -> dict[str, float] | None:
+    return None if test is None else test._asdict()
 
 
 def _shares(counts: Counts) -> Shares:

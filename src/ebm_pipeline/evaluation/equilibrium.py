@@ -34,6 +34,7 @@ DRAWS = 50  # states of each chain that R-hat is computed on
 WATCHED = 100  # chains, half of either family, whose free energy is kept at every sweep of the second half
 COMPONENT_UNITS = 1000  # whose principal components are watched, at most: their covariances take the square of it
 LEAST_SWEEPS = 20
+LEAST_CHAINS = 4  # of a family, which is split in two
 STILL = 1e6  # an R-hat that no moving chains can have: rounding is all that they move by
 GIBBS = Gibbs()
 CHECKPOINTS = (1, 10, 100, 1000, 10000)  # sweeps after which samples of both families are kept
@@ -103,9 +104,9 @@ def equilibrate(
     visible_mean (units,): of the independent units that parallel tempering starts at; None: the mean of `data`. `chains` of
     the chains are returned. Raises UserError where there are too few to compare: each family is split in two.
     """
-    if chains < 4 or sweeps < LEAST_SWEEPS:
+    if chains < LEAST_CHAINS or sweeps < LEAST_SWEEPS:
         raise UserError(
-            f"R-hat needs at least 4 chains and {LEAST_SWEEPS} sweeps; got chains={chains}, sweeps={sweeps}"
+            f"R-hat needs at least {LEAST_CHAINS} chains and {LEAST_SWEEPS} sweeps; got chains={chains}, sweeps={sweeps}"
         )
     machine = machine.folded().map(Tensor.detach)
     states = from_both(machine, data, chains, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +20,8 @@ LEAST_DPI, MOST_DPI = 50, 600
 MOST_DOTS = 40_000  # of the longer side of a PNG, which has fewer dots to the inch where it would be longer
 VECTORS: Any = {"svg.fonttype": "none", "svg.hashsalt": "ebm_pipeline", "pdf.fonttype": 42}  # text stays text
 NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # so that the same picture is the same file
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # every table that it leaves out of a font of a PDF
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def weights_side_by_side(
 
 
 def comparison(rows: Mapping[str, ArrayLike], image_shape: tuple[int, int], title: str, subtitle: str = "") -> Figure:
-    """One labelled row of images (count, units) per entry, one column per image."""
+    """One labelled row of images (count, units) per entry, one column per image; white where a row ends in images of NaN."""
     if not rows:
         raise UserError("a comparison needs at least one row of images")
     arrays = {label: _tiles(images, image_shape) for label, images in rows.items()}
@@ -108,6 +108,7 @@ def comparison(rows: Mapping[str, ArrayLike], image_shape: tuple[int, int], titl
     figure, axes = _figure(mosaic, title, _join(subtitle, note), columns, left_inches=left)
     axes.imshow(mosaic, cmap=colours_of(IMAGES), vmin=0, vmax=1, interpolation="nearest")
     height, width = values.shape[1:]
+    _blank_ends(axes, [tiles[:columns] for tiles in arrays.values()])
     for row, label in enumerate(rows):
         middle = row * (height + _gap((height, width))) + height / 2
         axes.text(-width * 0.15, middle, label, ha="right", va="center", fontsize=8)
@@ -205,6 +206,19 @@ def _blank_rest(axes: Axes, tiles: Array, columns: int) -> None:
         left, top = in_last * (width + gap) - gap - 0.5, (count // columns) * (height + gap) - 0.5
         size = columns * (width + gap) - gap - 0.5 - left, float(height)
         axes.add_patch(Rectangle((left, top), *size, facecolor="white", linewidth=0))
+
+
+def _blank_ends(axes: Axes, rows: list[Array]) -> None:
+    """White paper where rows of a comparison end in tiles of NaN, also between two such rows."""
+    height, width = rows[0].shape[1:]
+    gap, columns = _gap((height, width)), len(rows[0])
+    filled = [int((~np.isnan(tiles[:, 0, 0])).nonzero()[0].max(initial=-1)) + 1 for tiles in rows]
+    for row, count in enumerate(filled):
+        if count < columns:
+            below = gap if row + 1 < len(rows) and filled[row + 1] <= count else 0
+            left, top = max(0, count * (width + gap) - gap) - 0.5, row * (height + gap) - 0.5
+            size = columns * (width + gap) - gap - 0.5 - left, float(height + below)
+            axes.add_patch(Rectangle((left, top), *size, facecolor="white", linewidth=0))
 
 
 def _figure(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebm_pipeline import plots
 from ebm_pipeline.data.dataset import DataSet
-from ebm_pipeline.evaluation.coverage import Coverage, coverage
+from ebm_pipeline.evaluation.coverage import NOTHING, Coverage, coverage
 from ebm_pipeline.tasks import Answer
 
 MOST_IMAGES, HELD_OUT = 60_000, 2000
@@ -51,8 +51,8 @@ def _classes(found: Coverage, answer: Answer, title: str) -> Figure:
     shares = {f"chains from {start}": (found.shares(start), found.error_of(start)) for start in found.given}
     unsure = ", ".join(f"{100 * found.unsure(start):.0f}% from {start}" for start in found.given)
     note = (
-        f"bars: two standard errors; {how}; class by a network, wrong for {100 * found.error:.1f}% of held-out images; "
-        f"left out as unsure: {unsure}; the two starts: {found.starts()}"
+        f"bars: two standard errors; {how}; class by a network ({found.wrong} of held-out images); "
+        f"left out as unsure: {unsure}; the two starts: {found.starts() or NOTHING}"
     )
     return plots.class_shares(shares, found.data, found.classes, f"{title}: classes", note)
 

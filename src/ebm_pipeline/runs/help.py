@@ -90,7 +90,7 @@ def groups(text: str, conf: Path) -> Iterator[tuple[str, str | None, str]]:
             if group.startswith("override ") or "${" in str(chosen) or not (conf / group).is_dir():
                 continue
             yield group, chosen, package or group.replace("/", ".")
-            for inner in sorted(path.name for path in (conf / group).iterdir() if path.is_dir()):
+            for inner in _groups_within(group, conf):
                 yield f"{group}/{inner}", None, f"{group}.{inner}"
 
 
@@ -100,8 +100,17 @@ def _group(group: str, chosen: str | None, conf: Path) -> str:
 
 
 def choices(group: str, conf: Path) -> list[str]:
-    """What a group can be set to."""
-    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    """What a group can be set to, files in a folder that is no group included (experiment=table/rbm16)."""
+    folder, own = conf / group, _groups_within(group, conf)
+    files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return sorted((path.as_posix() for path in files if path.parts[0] not in own), key=lambda name: ("/" in name, name))
+
+
+def _groups_within(group: str, conf: Path) -> list[str]:
+    """Folders of a group that are groups, as its choices choose of them in their defaults."""
+    texts = [path.read_text(encoding="utf-8") for path in (conf / group).glob("*.yaml")]
+    folders = sorted(path.name for path in (conf / group).iterdir() if path.is_dir())
+    return [name for name in folders if any(re.search(rf"^ *- {name}:", text, re.M) for text in texts)]
 
 
 def _options(text: str) -> list[str]:

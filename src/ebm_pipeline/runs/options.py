@@ -32,7 +32,8 @@ def page(conf: Path) -> str:
     commands = [_command(name, text, conf) for name, text in texts.items()]
     places = {group: package for text in texts.values() for group, _, package in groups(text, conf)}
     known = sorted(path.parent.relative_to(conf).as_posix() for path in conf.rglob("*.yaml") if path.parent != conf)
-    ordered = list(dict.fromkeys([*places, *known]))
+    shown = {f"{group}/{name}".rpartition("/")[0] for group in known for name in choices(group, conf) if "/" in name}
+    ordered = [group for group in dict.fromkeys([*places, *known]) if group not in shown]
     return "\n\n".join([*commands, *(_group(group, places.get(group, group), conf) for group in ordered)]) + "\n"
 
 
@@ -79,7 +80,7 @@ def _brings(group: str, text: str) -> Iterator[str]:
     for entry in (yaml.safe_load(text) or {}).get("defaults", ()):
         if isinstance(entry, str):
             if entry != "_self_":
-                yield f"What it does not set is as in `{group}={entry}`."
+                yield f"What it does not set is as in `{group}={entry.removeprefix(f'/{group}/')}`."
             continue
         for key, value in entry.items():
             name, _, package = str(key).removeprefix("override ").partition("@")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from ebm_pipeline import plots
 from ebm_pipeline.data.dataset import DataSet
 from ebm_pipeline.data.hdf5 import new_file, set_text
+from ebm_pipeline.evaluation.equilibrium import shown_r_hat
 from ebm_pipeline.models.storage import LADDER_FILE, SavedModel, load_ladder, load_model
 from ebm_pipeline.runs.assess import check_states
 from ebm_pipeline.runs.configuration import (
@@ -83,10 +85,13 @@ def ask(config: DictConfig, reference: str, folder: Path) -> Answer:
     classes, numbers = covered(answer, given.data, folder, title, config.seed, files)
     described = {
         "model": str(path), "data": given.description, "count": len(given.images), "seed": config.seed,
-        "made": answer.made, "metrics": answer.metrics,
+        "made": answer.made,
+        "metrics": {name: value if math.isfinite(value) else None for name, value in answer.metrics.items()},
     }  # fmt: skip
     if answer.tried:
-        described["r_hat_by_sweeps"] = {str(sweeps): value for sweeps, value in answer.tried.items()}
+        described["r_hat_by_sweeps"] = {
+            str(sweeps): value if math.isfinite(value) else shown_r_hat(value) for sweeps, value in answer.tried.items()
+        }
     write_text(
         folder / f"{task.name}.json", json.dumps(described | ({"coverage": numbers} if numbers else {}), indent=1)
     )

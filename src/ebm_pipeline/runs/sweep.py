@@ -14,9 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ebm_pipeline.plots import Files
 from ebm_pipeline.runs import resume
 from ebm_pipeline.runs.compare import by_size, compare, files_of
-from ebm_pipeline.runs.configuration import open_experiment, tracking_uri
+from ebm_pipeline.runs.configuration import build, open_experiment, tracking_uri
 from ebm_pipeline.runs.folders import (
     RUN_DIR,
     SWEEP_DIR,
@@ -86,6 +87,7 @@ def leave_untouched(config: DictConfig) -> None:
 
 def start_sweep(config: DictConfig) -> None:
     """Make the parent run, or go on with it; the jobs, in this process or in others, find it in the environment."""
+    check_files(config)
     digest = resume.sweep_digest(config)
     folder = _chosen(config, SWEEP_DIR, digest)
     if str(folder) != config.hydra.sweep.dir:  # of which the jobs' configurations are made
@@ -104,6 +106,16 @@ def start_sweep(config: DictConfig) -> None:
     os.environ[PARENT_VARIABLE + "_STORE"] = tracker.uri
     os.environ[PARENT_VARIABLE + "_COMMAND"] = shlex.join(["ebm-train", "-m", *config.hydra.overrides.task])
     os.environ[SWEPT_VARIABLE] = ",".join(swept_names(config))
+
+
+def check_files(config: DictConfig) -> None:
+    """Raise UserError, before any job, for pictures that cannot be written, or of which each job would have others."""
+    varied = [name for name in swept_names(config) if name.split(".")[0] == "plots"]
+    if varied:
+        raise UserError(
+            f"{', '.join(varied)} has several values, and each model would be trained again for other pictures: give one value"
+        )
+    build(config.plots, "plots", Files)
 
 
 def swept_names(config: DictConfig) -> list[str]:
@@ -215,7 +227,6 @@ def _ended(status: str, folder: Path, tracker: Tracker, words: str) -> bool:
     lines = [f"{len(jobs)} jobs: {len(finished)} finished, {len(missing)} not", *(f"  {job}" for job in missing)]
     log.log(logging.ERROR if missing else logging.INFO, "\n".join(lines))
     tracker.finish("FAILED" if missing else status)
-    log.info(
-        f"pictures, tables and report.html: {folder}\nMLflow store: {without_password(tracker.uri)} (ebm-ui opens it)"
-    )
+    what = "pictures, tables and report.html" if finished else "nothing to compare; the jobs' folders"
+    log.info(f"{what}: {folder}\nMLflow store: {without_password(tracker.uri)} (ebm-ui opens it)")
     return not missing

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebm_pipeline.evaluation.equilibrium import (
     ENOUGH,
+    LEAST_CHAINS,
     LEAST_SWEEPS,
     MOST_DOUBLINGS,
     Equilibrium,
@@ -68,6 +69,11 @@ class Fantasies(Task):
         return self.sampler == "trajectory"
 
     def __call__(self, model: SavedModel, images: Tensor, seed: int, progress: Progress = lambda done: None) -> Answer:
+        if self.start_beta == 1 and len(images) < LEAST_CHAINS:
+            raise UserError(
+                f"task=fantasies runs a chain for each image, and R-hat needs {LEAST_CHAINS} at least; got {len(images)}: set "
+                "part=train or task.start_beta=0.5"
+            )
         most = self.sweeps * 2**self.doublings
         check_size("task", len(images), most, sum(layer.units for layer in model.machine.layers))
         generator = torch.Generator(device=images.device).manual_seed(seed)

@@ -61,6 +61,11 @@ class Recipe:
         """Raise UserError for what this machine cannot be trained with."""
         check_names("model.fixed", self.fixed, machine)
         check_names("training.rates", list(self.rates), machine)
+        if held := sorted(set(self.rates) - set(self.trained(machine))):
+            raise UserError(
+                f"training.rates names {', '.join(held)}, which does not learn: model.fixed or its layer holds it where it is. "
+                "Take it out of training.rates"
+            )
         for penalty in self.penalties:
             penalty.check(machine)
         for constraint in self.constraints:
