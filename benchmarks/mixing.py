@@ -8,48 +8,46 @@ them a chain is in, else the first principal component of the images.
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import SEED, hardware, table
+from benchmarks.common import SEED, command, hardware, table
 from ebm_pipeline.evaluation.equilibrium import autocorrelation_time, equilibrate, from_both
-from ebm_pipeline.models.inference import MeanField
-from ebm_pipeline.models.initialization import initialize, normal
-from ebm_pipeline.models.layers import Bernoulli
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import load_model, with_ladder
 from ebm_pipeline.runs.configuration import build_data, read_run_config
-from ebm_pipeline.sampling import Gibbs, ParallelTempering, Sampler, TrajectoryTempering, start_at_mean
+from ebm_pipeline.sampling import Gibbs, ParallelTempering, Sampler
 from ebm_pipeline.sampling.trajectory import along
-from ebm_pipeline.training.objectives import PersistentContrastiveDivergence
 
-PIXELS, HIDDEN, FLIPPED, STEPS = 100, 30, 0.05, 3000
-CHAINS, SWEEPS = 50, 10_000
+PIXELS, HIDDEN, FLIPPED, IMAGES = 200, 30, 0.05, 4000
+CHAINS, SWEEPS = 50, 4000
+Case = tuple[
+    BoltzmannMachine, BoltzmannMachine, Tensor, Tensor
+]  # a machine, its ladder, images, what is watched (units,)
 
 
-def two_classes() -> tuple[BoltzmannMachine, BoltzmannMachine, Tensor, Tensor]:
-    """An RBM trained on two classes that differ in every pixel, its ladder, images, and the direction between the classes."""
-    generator = torch.Generator().manual_seed(SEED)
-    prototype = (torch.rand(PIXELS, generator=generator) < 0.5).float()
-    kinds = torch.randint(2, (4000, 1), generator=generator)
-    flips = (torch.rand(4000, PIXELS, generator=generator) < FLIPPED).float()
-    images = (prototype * kinds + (1 - prototype) * (1 - kinds) - flips).abs()
-    mean = images.mean(0)
-    layers = [Bernoulli.create(PIXELS), Bernoulli.create(HIDDEN)]
-    machine = initialize(layers, lambda low, high, g, images: normal(low, high, g, std=0.01), mean, generator)
-    objective = PersistentContrastiveDivergence(TrajectoryTempering(every=0), MeanField())
-    chains = objective.init(machine, start_at_mean(machine, 100, mean, generator), (mean, None))
-    for step in range(STEPS):
-        batch = images[torch.randint(len(images), (100,), generator=generator)]
-        learning = objective(machine, (batch, None), chains, generator)
-        chains, tensors, factor = learning.chains, machine.named_tensors(), 0.05 * (1 - step / STEPS)
-        machine = machine.with_tensors(
-            {name: tensors[name] - factor * gradient for name, gradient in learning.gradient.items()}
-        )
-    return machine, chains.machines(machine), images, 2 * prototype - 1
+def two_classes(output: Path) -> Case:
+    """An RBM trained by our own recipe on two classes that differ in every pixel; watched is the direction between them."""
+    generator = np.random.default_rng(SEED)
+    prototype = generator.random(PIXELS) < 0.5
+    kinds = generator.random((IMAGES, 1)) < 0.5
+    images = (prototype == kinds) ^ (generator.random((IMAGES, PIXELS)) < FLIPPED)
+    np.save(output / "two_classes.npy", images.astype(np.uint8))
+    words = (
+        "data=file",
+        f"data.path={output / 'two_classes.npy'}",
+        "model=rbm",
+        f"hidden_units={HIDDEN}",
+        f"seed={SEED}",
+    )
+    command("ebm-train", *words, "sampler=trajectory", f"hydra.run.dir={output / 'run'}", output=output)
+    machine, ladder, shown, _ = of_run(output / "run")
+    return machine, ladder, shown, torch.from_numpy(2.0 * prototype - 1).float()
 
 
 def rows(
@@ -91,7 +89,7 @@ def rows(
     return found
 
 
-def of_run(folder: Path) -> tuple[BoltzmannMachine, BoltzmannMachine, Tensor, Tensor]:
+def of_run(folder: Path) -> Case:
     """The machine of a run with a ladder, that ladder, training images and their first principal component."""
     model = with_ladder(load_model(folder / "model.h5"), folder)
     assert model.ladder is not None, f"{folder} has no ladder: train with sampler=trajectory"
@@ -111,7 +109,8 @@ def main(folders: list[Path]) -> None:
     print(hardware(), flush=True)
     torch.set_num_threads(1)
     with torch.inference_mode():
-        found = rows("two far classes, 100-30", *two_classes())
+        with tempfile.TemporaryDirectory() as temporary:
+            found = rows(f"two far classes, {PIXELS}-{HIDDEN}", *two_classes(Path(temporary)))
         for folder in folders:
             found += rows(folder.name, *of_run(folder))
     table(HEADER, found)
