@@ -28,7 +28,7 @@ from ebm_pipeline.evaluation.trajectory import trajectory_log_partition
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.machine import ODD, BoltzmannMachine, States
 from ebm_pipeline.sampling import Ladder, TrajectoryTempering, leaves, with_leaves
-from ebm_pipeline.sampling.bennett import bennett
+from ebm_pipeline.sampling.bennett import bennett, bennett_step
 from ebm_pipeline.sampling.ladder import (
     NEVER,
     RUNGS,
@@ -130,6 +130,15 @@ def test_bennett_of_normal_weights_is_exact() -> None:
     x = torch.randn(count, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     w = [shift * (x + mean) - shift**2 / 2 + 3.0 for mean in (0.0, shift)]
     assert float(bennett(*w)) == pytest.approx(3.0, abs=5 * math.sqrt(2 * 2.5 / count))
+
+
+@pytest.mark.parametrize(("ends", "spread"), [((-20.0, 18.0), 6.0), ((-50.0, 30.0), 10.0), ((-1.0, 1.0), 1.0)])
+def test_bennett_is_at_its_own_result_where_machines_hardly_overlap(ends: tuple[float, float], spread: float) -> None:
+    """There a whole step leaps as far beyond the result as it was away from it before."""
+    noise = torch.randn(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    low, high = (end + spread * own for end, own in zip(ends, noise, strict=True))
+    found = bennett(low, high)
+    assert float(bennett_step(low, high, found)) == pytest.approx(float(found), abs=1e-6)
 
 
 @pytest.mark.parametrize("case", MACHINES)
