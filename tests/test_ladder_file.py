@@ -24,9 +24,10 @@ from ebm_pipeline.runs.configuration import build_data, read_run_config
 from ebm_pipeline.runs.sample import ask
 from ebm_pipeline.runs.train import train
 from ebm_pipeline.sampling import Ladder
-from ebm_pipeline.sampling.ladder import SWEEPS, between, independent_base, stacked
+from ebm_pipeline.sampling.ladder import NEVER, SWEEPS, between, independent_base, stacked
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tasks import Fantasies
+from ebm_pipeline.training.module import BoltzmannTraining
 
 GROWING = ("sampler=trajectory", "sampler.every=0", "sampler.acceptance=0.9", "sampler.rungs=8", "optimizer.lr=0.2")
 
@@ -152,6 +153,29 @@ def test_the_watched_likelihood_is_that_of_enumeration(outputs: Path, tmp_path: 
     assert numbers["validation/trajectory_log_likelihood"] == pytest.approx(
         _validation_likelihood(machine, tmp_path), abs=0.3
     )
+
+
+def test_each_rung_is_the_machine_after_the_update_that_the_file_names(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights before training and after each update; two sweeps to an update."""
+    weights: list[torch.Tensor] = []
+    update = BoltzmannTraining.update
+
+    def watched(module: BoltzmannTraining, batch: torch.Tensor) -> None:
+        weights[:] = weights or [module.machine.weights[0].clone()]
+        update(module, batch)
+        weights.append(module.machine.weights[0].clone())
+
+    monkeypatch.setattr(BoltzmannTraining, "update", watched)
+    settings = (*PLAIN, "model=rbm", *GROWING, "sampler.steps=2", "sampler.acceptance=0.99", "training.epochs=3")
+    train(composed(*settings, output_root=outputs), tmp_path)
+    with h5py.File(tmp_path / LADDER_FILE) as file:
+        updates, rungs = file["updates"][:].tolist(), file["weights/0"][:]
+    own = [(number, rung) for number, rung in zip(updates, rungs, strict=True) if number != NEVER]
+    assert len(own) > 1
+    for number, rung in own:
+        assert np.array_equal(rung, weights[number].numpy())
 
 
 def _validation_likelihood(machine: BoltzmannMachine, folder: Path) -> float:
