@@ -21,6 +21,7 @@ from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import LADDER_FILE, load_ladder, load_model, save_ladder
 from ebm_pipeline.runs.configuration import build_data, read_run_config
+from ebm_pipeline.runs.plan import prepare
 from ebm_pipeline.runs.sample import ask
 from ebm_pipeline.runs.train import train
 from ebm_pipeline.sampling import Ladder
@@ -207,6 +208,20 @@ def test_a_finished_run_is_sampled_and_judged_along_its_history(outputs: Path, t
     (tmp_path / "run" / LADDER_FILE).unlink()
     with pytest.raises(UserError, match="train with sampler=trajectory"):
         ask(config, str(tmp_path / "run"), folder)
+
+
+def test_a_card_along_the_history_that_takes_too_much_memory_is_refused_before_training(
+    outputs: Path, tmp_path: Path
+) -> None:
+    settings = (
+        *PLAIN,
+        "evaluation=full",
+        "likelihood.trajectory_sweeps=1000000000",
+        "likelihood.trajectory_chains=1000",
+    )
+    with pytest.raises(UserError, match=r"likelihood\.trajectory_sweeps=1000000000 of .* up to 60 machines would take"):
+        train(composed(*settings, "sampler=trajectory", output_root=outputs), tmp_path)
+    prepare(composed(*settings, output_root=outputs), tmp_path)  # without a ladder nothing is drawn along it
 
 
 @pytest.mark.parametrize(

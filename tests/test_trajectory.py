@@ -249,6 +249,16 @@ def test_memory_is_bounded_by_the_rungs() -> None:
         TrajectoryTempering(rungs=1000, chains=None).init(
             machine, tuple(s.expand(10**6, -1) for s in states), (None, None)
         )
+    few = TrajectoryTempering(rungs=1000, chains=20).init(machine, states, (None, None))  # the machine alone has many
+    assert few.below[0].shape == (999, 20, 4)
+
+
+def test_memory_is_bounded_by_the_sweeps_along_a_ladder() -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1)
+    rungs = stacked([independent_base(machine, (None, None))])
+    message = r"trajectory_sweeps=100000000 of likelihood\.trajectory_chains=1000 chains of each of up to 4 machines would take"
+    with pytest.raises(UserError, match=message):
+        trajectory_log_partition(machine, rungs, torch.zeros(5, 4), 1000, 10**8, torch.Generator())
 
 
 # ---------------------------------------------------------------------------------------------- what it is for

@@ -87,19 +87,15 @@ class TrajectoryTempering:
         machine.check_units(means)
         machine = machine.folded()
         room = self.rungs - 1
-        numbers = sum(state.numel() for state in states) + sum(
-            each.numel() for each in machine.named_tensors().values()
-        )
-        check_memory(
-            f"sampler.rungs={self.rungs} machines of {sum(layer.units for layer in machine.layers)} units with "
-            f"{len(states[0])} chains each",
-            12 * self.rungs * numbers,
-        )
-        rungs = stacked([independent_base(machine, means)]) if self.ladder is None else self.ladder
-        count = len(rungs.weights[0])
-        if count > room:
-            raise UserError(f"sampler.rungs={self.rungs} is too few for a ladder of {count} rungs below the machine")
         own = len(states[0]) if self.chains is None else min(self.chains, len(states[0]))
+        units = sum(layer.units for layer in machine.layers)
+        numbers = own * units + sum(each.numel() for each in machine.named_tensors().values())
+        count = f"sampler.rungs={self.rungs}" if self.ladder is None else f"a ladder of up to {self.rungs}"
+        check_memory(f"{count} machines of {units} units with {own} chains each", 12 * self.rungs * numbers)
+        rungs = stacked([independent_base(machine, means)]) if self.ladder is None else self.ladder
+        below = len(rungs.weights[0])
+        if below > room:
+            raise UserError(f"sampler.rungs={self.rungs} is too few for a ladder of {below} rungs below the machine")
         return first_ladder(rungs, states, room, own)
 
     def step(
@@ -168,8 +164,13 @@ class TrajectoryTempering:
 
 def along(ladder: BoltzmannMachine, sweeps: int, warm_up: int) -> TrajectoryTempering:
     """The sampler of a machine that does not learn any more, from its stacked `ladder`, which may grow in the warm-up."""
-    rungs = min(MOST_RUNGS, GROWTH * len(ladder.weights[0]) + 2)
+    rungs = longest(len(ladder.weights[0]))
     return TrajectoryTempering(sweeps, rungs, chains=None, every=0, warm_up=warm_up, ladder=ladder)
+
+
+def longest(below: int) -> int:
+    """How many machines a ladder of a finished run can come to, of so many below the machine."""
+    return min(MOST_RUNGS, GROWTH * below + 2)
 
 
 def swept(
