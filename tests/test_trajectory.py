@@ -321,6 +321,18 @@ def test_clamped_even_layers_stay_and_odd_ones_are_refused(generator: torch.Gene
         STILL.step(machine, ladder, generator, clamped=(1,))
 
 
+def test_chains_that_are_clamped_to_states_of_their_own_keep_them(generator: torch.Generator) -> None:
+    machine = random_machine(("bernoulli",) * 3, (4, 3, 2), seed=3)
+    visible = (torch.rand(40, 4, generator=generator) < 0.5).double()
+    states = (visible, torch.zeros(40, 3, dtype=torch.float64), torch.zeros(40, 2, dtype=torch.float64))
+    sampler = TrajectoryTempering(steps=30, rungs=4, chains=None, every=0)
+    ladder, _ = sampler.step(machine, sampler.init(machine, states, (None,) * 3), generator, clamped=(0,))
+    assert torch.equal(ladder.samples[0], visible)
+    few = replace(sampler, chains=10)  # chains of a rung exchange with one of the machine's, then with another
+    with pytest.raises(UserError, match="10 chains of a rung take turns with 40 of the machine.*sampler.chains=null"):
+        few.step(machine, few.init(machine, states, (None,) * 3), generator, clamped=(0,))
+
+
 def test_a_ladder_is_made_again_of_its_leaves(generator: torch.Generator) -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (3, 2), seed=1)
     ladder, _ = exact_ladder(machine, generator)

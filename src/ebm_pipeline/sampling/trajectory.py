@@ -107,12 +107,18 @@ class TrajectoryTempering:
         *,
         finish: bool = True,
     ) -> tuple[Ladder, Info]:
-        """The ladder after `steps` sweeps of the machine. Clamped layers stay; only even ones can be clamped.
+        """The ladder after `steps` sweeps of the machine. Clamped layers stay; only even ones can be clamped, and only where
+        all rungs have as many chains.
 
         finish=False leaves the last draw of the machine's odd layers to the caller.
         """
         if any(index % 2 == ODD for index in clamped):
             raise UserError("trajectory tempering sums the odd layers out and cannot clamp them: use sampler=gibbs")
+        if clamped and state.walkers.shape[1] < len(state.top_walkers):
+            raise UserError(
+                f"layers cannot be clamped where {state.walkers.shape[1]} chains of a rung take turns with "
+                f"{len(state.top_walkers)} of the machine, which may be clamped to other states: set sampler.chains=null"
+            )
         machine = machine.folded()
         ladder = state._replace(counts=state.counts.clone())
         ladder.counts[ROUND_TRIPS] = 0
