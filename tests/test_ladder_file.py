@@ -26,6 +26,7 @@ from ebm_pipeline.runs.sample import ask
 from ebm_pipeline.runs.train import train
 from ebm_pipeline.sampling import Ladder
 from ebm_pipeline.sampling.ladder import NEVER, SWEEPS, between, independent_base, stacked
+from ebm_pipeline.sampling.trajectory import along
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tasks import Fantasies
 from ebm_pipeline.training.module import BoltzmannTraining
@@ -105,6 +106,20 @@ def test_a_strangers_ladder_is_one_message(
         return
     with pytest.raises(UserError, match=message):
         load_ladder(tmp_path / LADDER_FILE, machine)
+
+
+def test_the_longest_ladder_of_a_file_can_be_gone_along(tmp_path: Path) -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1).map(lambda tensor: tensor.float())
+    states = (torch.zeros(4, 4), torch.zeros(4, 3))
+    for count in (999, 1000):
+        rungs = stacked([independent_base(machine, (None, None))] * count)
+        save_ladder(tmp_path / LADDER_FILE, rungs, [-1] * count)
+        if count == 1000:  # with the machine it would be one more than there may be
+            with pytest.raises(UserError, match=r"\(1000, 4, 3\), not \(1 to 999 rungs, 4, 3\)"):
+                load_ladder(tmp_path / LADDER_FILE, machine)
+        else:
+            sampler = along(load_ladder(tmp_path / LADDER_FILE, machine), 1, 10)
+            assert sampler.init(machine, states, (None, None)).rungs == 999
 
 
 def test_the_ladder_of_another_machine_and_a_missing_one_are_refused(tmp_path: Path) -> None:

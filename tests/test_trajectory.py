@@ -163,6 +163,14 @@ def test_columns_that_keep_where_they_began_have_a_large_error() -> None:
     assert abs(found.value - exact_log_partition(machine)) < 4 * found.std_error
 
 
+def test_a_ladder_beyond_float32_is_one_message() -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1).map(lambda tensor: tensor.float())
+    base = independent_base(machine, (None, None))
+    rungs = stacked([base, machine.with_tensors({"weights/0": torch.full((4, 3), 3e38)})])
+    with pytest.raises(UserError, match=r"not finite.*likelihood\.trajectory_sweeps=0"):
+        trajectory_log_partition(machine, rungs, torch.zeros(10, 4), 10, 40, torch.Generator().manual_seed(1))
+
+
 # ---------------------------------------------------------------------------------------------- the ladder's length
 
 

@@ -278,9 +278,9 @@ def _learned(ladder: Ladder, exchanged: Exchanged) -> Ladder:
 def log_partition(machine: BoltzmannMachine, ladder: Ladder) -> float:
     """Running estimate of log Z of `machine` in nats: that of rung 0, which is exact, and the steps above it.
 
-    The last step is taken anew from the states as they are, since the machine in training is not what it was.
+    The last step is taken anew from the states as they are, since the machine in training is not what it was; for no offsets.
     """
-    machine = machine.folded()
+    assert not machine.offsets, "fold the offsets first"
     base, rungs = ladder.rung(machine, 0), ladder.rungs
     exact = sum(float(layer.log_partition(torch.zeros_like(layer.bias)).double()) for layer in base.layers)
     last = ladder.rung(machine, rungs - 1)
