@@ -21,12 +21,15 @@ from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import LADDER_FILE, load_ladder, load_model, save_ladder
 from ebm_pipeline.runs.configuration import build_data, read_run_config
+from ebm_pipeline.runs.plan import prepare
 from ebm_pipeline.runs.sample import ask
 from ebm_pipeline.runs.train import train
 from ebm_pipeline.sampling import Ladder
-from ebm_pipeline.sampling.ladder import SWEEPS, between, independent_base, stacked
+from ebm_pipeline.sampling.ladder import NEVER, SWEEPS, between, independent_base, stacked
+from ebm_pipeline.sampling.trajectory import along
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tasks import Fantasies
+from ebm_pipeline.training.module import BoltzmannTraining
 
 GROWING = ("sampler=trajectory", "sampler.every=0", "sampler.acceptance=0.9", "sampler.rungs=8", "optimizer.lr=0.2")
 
@@ -105,6 +108,20 @@ def test_a_strangers_ladder_is_one_message(
         load_ladder(tmp_path / LADDER_FILE, machine)
 
 
+def test_the_longest_ladder_of_a_file_can_be_gone_along(tmp_path: Path) -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1).map(lambda tensor: tensor.float())
+    states = (torch.zeros(4, 4), torch.zeros(4, 3))
+    for count in (999, 1000):
+        rungs = stacked([independent_base(machine, (None, None))] * count)
+        save_ladder(tmp_path / LADDER_FILE, rungs, [-1] * count)
+        if count == 1000:  # with the machine it would be one more than there may be
+            with pytest.raises(UserError, match=r"\(1000, 4, 3\), not \(1 to 999 rungs, 4, 3\)"):
+                load_ladder(tmp_path / LADDER_FILE, machine)
+        else:
+            sampler = along(load_ladder(tmp_path / LADDER_FILE, machine), 1, 10)
+            assert sampler.init(machine, states, (None, None)).rungs == 999
+
+
 def test_the_ladder_of_another_machine_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1).map(lambda tensor: tensor.float())
     other = random_machine(("bernoulli", "gaussian"), (4, 3), seed=1).map(lambda tensor: tensor.float())
@@ -154,6 +171,29 @@ def test_the_watched_likelihood_is_that_of_enumeration(outputs: Path, tmp_path: 
     )
 
 
+def test_each_rung_is_the_machine_after_the_update_that_the_file_names(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights before training and after each update; two sweeps to an update."""
+    weights: list[torch.Tensor] = []
+    update = BoltzmannTraining.update
+
+    def watched(module: BoltzmannTraining, batch: torch.Tensor) -> None:
+        weights[:] = weights or [module.machine.weights[0].clone()]
+        update(module, batch)
+        weights.append(module.machine.weights[0].clone())
+
+    monkeypatch.setattr(BoltzmannTraining, "update", watched)
+    settings = (*PLAIN, "model=rbm", *GROWING, "sampler.steps=2", "sampler.acceptance=0.99", "training.epochs=3")
+    train(composed(*settings, output_root=outputs), tmp_path)
+    with h5py.File(tmp_path / LADDER_FILE) as file:
+        updates, rungs = file["updates"][:].tolist(), file["weights/0"][:]
+    own = [(number, rung) for number, rung in zip(updates, rungs, strict=True) if number != NEVER]
+    assert len(own) > 1
+    for number, rung in own:
+        assert np.array_equal(rung, weights[number].numpy())
+
+
 def _validation_likelihood(machine: BoltzmannMachine, folder: Path) -> float:
     images = build_data(read_run_config(folder)).images("validation")
     return float(-machine.free_energy((images, None)).mean()) - exact_log_partition(machine)
@@ -183,6 +223,20 @@ def test_a_finished_run_is_sampled_and_judged_along_its_history(outputs: Path, t
     (tmp_path / "run" / LADDER_FILE).unlink()
     with pytest.raises(UserError, match="train with sampler=trajectory"):
         ask(config, str(tmp_path / "run"), folder)
+
+
+def test_a_card_along_the_history_that_takes_too_much_memory_is_refused_before_training(
+    outputs: Path, tmp_path: Path
+) -> None:
+    settings = (
+        *PLAIN,
+        "evaluation=full",
+        "likelihood.trajectory_sweeps=1000000000",
+        "likelihood.trajectory_chains=1000",
+    )
+    with pytest.raises(UserError, match=r"likelihood\.trajectory_sweeps=1000000000 of .* up to 60 machines would take"):
+        train(composed(*settings, "sampler=trajectory", output_root=outputs), tmp_path)
+    prepare(composed(*settings, output_root=outputs), tmp_path)  # without a ladder nothing is drawn along it
 
 
 @pytest.mark.parametrize(

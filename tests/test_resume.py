@@ -48,8 +48,11 @@ SETTINGS = {
         "sampler=trajectory",
         "sampler.every=0",
         "sampler.acceptance=0.99",
-        "sampler.rungs=6",
-        "optimizer.lr=0.2",
+        "sampler.steps=4",
+        "sampler.rungs=5",
+        "sampler.chains=3",
+        "optimizer.lr=0.5",
+        "scheduler=constant",
     ),
     "dbm": (*PLAIN, "model=dbm", f"training.epochs={EPOCHS}", "model.pretraining.epochs=2"),
     "models": (*TINY, "model=rbm", "training.epochs=1", "training.averaging=0.5", "tracking.system_metrics=false"),
@@ -59,7 +62,7 @@ PHASE = 2 * BATCHES  # updates of a phase of pretraining
 MOMENTS = [
     # a checkpoint is written, but not in its place; the epoch's metrics and pictures are in the store
     ("rbm", "os.fsync", 10),
-    ("trajectory", STEP, BATCHES + 3),  # the ladder grows
+    ("trajectory", STEP, BATCHES + 3),  # the ladder grows; it is full later, and one rung is given up for another
     ("dbm", STEP, PHASE + BATCHES + 3),  # in pretraining, the second RBM, in the middle of an epoch
 ]
 # Updates: of the first epoch, which has no checkpoint before it, the first and last of one, in the middle of one.

@@ -28,7 +28,7 @@ from ebm_pipeline.evaluation.trajectory import trajectory_log_partition
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.machine import ODD, BoltzmannMachine, States
 from ebm_pipeline.sampling import Ladder, TrajectoryTempering, leaves, with_leaves
-from ebm_pipeline.sampling.bennett import bennett
+from ebm_pipeline.sampling.bennett import bennett, bennett_step
 from ebm_pipeline.sampling.ladder import (
     NEVER,
     RUNGS,
@@ -132,6 +132,15 @@ def test_bennett_of_normal_weights_is_exact() -> None:
     assert float(bennett(*w)) == pytest.approx(3.0, abs=5 * math.sqrt(2 * 2.5 / count))
 
 
+@pytest.mark.parametrize(("ends", "spread"), [((-20.0, 18.0), 6.0), ((-50.0, 30.0), 10.0), ((-1.0, 1.0), 1.0)])
+def test_bennett_is_at_its_own_result_where_machines_hardly_overlap(ends: tuple[float, float], spread: float) -> None:
+    """There a whole step leaps as far beyond the result as it was away from it before."""
+    noise = torch.randn(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    low, high = (end + spread * own for end, own in zip(ends, noise, strict=True))
+    found = bennett(low, high)
+    assert float(bennett_step(low, high, found)) == pytest.approx(float(found), abs=1e-6)
+
+
 @pytest.mark.parametrize("case", MACHINES)
 @pytest.mark.parametrize("offsets", [0.0, 0.5])
 def test_log_z_along_a_ladder_is_that_of_enumeration(case: Case, offsets: float) -> None:
@@ -152,6 +161,14 @@ def test_columns_that_keep_where_they_began_have_a_large_error() -> None:
     twice = stacked([independent_base(machine, (torch.full((20,), 0.01), None)), machine, machine])
     found = trajectory_log_partition(machine, twice, 1 - images[:50], 40, 30, torch.Generator().manual_seed(1))
     assert abs(found.value - exact_log_partition(machine)) < 4 * found.std_error
+
+
+def test_a_ladder_beyond_float32_is_one_message() -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1).map(lambda tensor: tensor.float())
+    base = independent_base(machine, (None, None))
+    rungs = stacked([base, machine.with_tensors({"weights/0": torch.full((4, 3), 3e38)})])
+    with pytest.raises(UserError, match=r"not finite.*likelihood\.trajectory_sweeps=0"):
+        trajectory_log_partition(machine, rungs, torch.zeros(10, 4), 10, 40, torch.Generator().manual_seed(1))
 
 
 # ---------------------------------------------------------------------------------------------- the ladder's length
@@ -240,6 +257,16 @@ def test_memory_is_bounded_by_the_rungs() -> None:
         TrajectoryTempering(rungs=1000, chains=None).init(
             machine, tuple(s.expand(10**6, -1) for s in states), (None, None)
         )
+    few = TrajectoryTempering(rungs=1000, chains=20).init(machine, states, (None, None))  # the machine alone has many
+    assert few.below[0].shape == (999, 20, 4)
+
+
+def test_memory_is_bounded_by_the_sweeps_along_a_ladder() -> None:
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1)
+    rungs = stacked([independent_base(machine, (None, None))])
+    message = r"trajectory_sweeps=100000000 of likelihood\.trajectory_chains=1000 chains of each of up to 4 machines would take"
+    with pytest.raises(UserError, match=message):
+        trajectory_log_partition(machine, rungs, torch.zeros(5, 4), 1000, 10**8, torch.Generator())
 
 
 # ---------------------------------------------------------------------------------------------- what it is for
@@ -300,6 +327,18 @@ def test_clamped_even_layers_stay_and_odd_ones_are_refused(generator: torch.Gene
     assert_same_distribution(state_counts(machine, samples), conditional / conditional.sum())
     with pytest.raises(UserError, match="cannot clamp them: use sampler=gibbs"):
         STILL.step(machine, ladder, generator, clamped=(1,))
+
+
+def test_chains_that_are_clamped_to_states_of_their_own_keep_them(generator: torch.Generator) -> None:
+    machine = random_machine(("bernoulli",) * 3, (4, 3, 2), seed=3)
+    visible = (torch.rand(40, 4, generator=generator) < 0.5).double()
+    states = (visible, torch.zeros(40, 3, dtype=torch.float64), torch.zeros(40, 2, dtype=torch.float64))
+    sampler = TrajectoryTempering(steps=30, rungs=4, chains=None, every=0)
+    ladder, _ = sampler.step(machine, sampler.init(machine, states, (None,) * 3), generator, clamped=(0,))
+    assert torch.equal(ladder.samples[0], visible)
+    few = replace(sampler, chains=10)  # chains of a rung exchange with one of the machine's, then with another
+    with pytest.raises(UserError, match=r"10 chains of a rung take turns with 40 of .*sampler\.chains=null"):
+        few.step(machine, few.init(machine, states, (None,) * 3), generator, clamped=(0,))
 
 
 def test_a_ladder_is_made_again_of_its_leaves(generator: torch.Generator) -> None:

@@ -75,7 +75,7 @@ def annealed_importance_sampling(
     states = _draw(base, chains, generator)
     log_weights, steps, ratios, ends = _anneal(machine.folded(), base, schedule, states, generator, progress)
     mean = torch.softmax(log_weights, 0) @ ends[0].double()
-    start = float(_base_log_partition(base)) + constant(machine)
+    start = float(base_log_partition(base)) + constant(machine)
     path = (start, *(start + float(ratio) for ratio in ratios))
     found = summarize(log_weights, start, len(schedule))
     return replace(found, betas=(0.0, *steps), path=path, visible_mean=tuple(mean.tolist()))
@@ -97,7 +97,7 @@ def reverse_annealed_importance_sampling(
     schedule = _checked(betas)[::-1]
     log_weights, steps, ratios, _ = _anneal(machine.folded(), base, schedule, states, generator, progress)
     down = summarize(log_weights, 0.0, len(schedule))
-    top = float(_base_log_partition(base)) + constant(machine) - down.value
+    top = float(base_log_partition(base)) + constant(machine) - down.value
     path = (*(top + float(ratio) for ratio in reversed(ratios)), top)
     return replace(down, value=top, betas=(*reversed(steps), 1.0), path=path)
 
@@ -128,7 +128,7 @@ def clamped_log_partition(
     states = _draw(base, chains, generator)
     log_weights, *_ = _anneal(given, base, _checked(betas), states, generator, progress)
     value, std_error, ess = _log_mean(log_weights)
-    start = _base_log_partition(base).squeeze(-1) - folded.layers[0].energy(visible) + constant(machine)
+    start = base_log_partition(base).squeeze(-1) - folded.layers[0].energy(visible) + constant(machine)
     return start + value, std_error, ess
 
 
@@ -277,7 +277,7 @@ def _draw(base: BoltzmannMachine, chains: int, generator: torch.Generator) -> St
     )
 
 
-def _base_log_partition(base: BoltzmannMachine) -> Tensor:
+def base_log_partition(base: BoltzmannMachine) -> Tensor:
     """log Z of a machine without couplings; (images, 1) where its biases are those of replicas."""
     total = torch.zeros((), dtype=torch.float64)
     for layer in base.layers:

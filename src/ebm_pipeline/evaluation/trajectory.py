@@ -17,18 +17,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ebm_pipeline.evaluation.ais import LogPartition, constant, no_progress
+from ebm_pipeline.evaluation.ais import LogPartition, base_log_partition, constant, no_progress
 from ebm_pipeline.evaluation.equilibrium import from_both
 from ebm_pipeline.models.machine import EVEN, ODD, BoltzmannMachine
 from ebm_pipeline.sampling import Ladder
 from ebm_pipeline.sampling.bennett import bennett, bennett_step
 from ebm_pipeline.sampling.ladder import SWEEPS
-from ebm_pipeline.sampling.trajectory import Exchanged, along, exchange, swept
+from ebm_pipeline.sampling.trajectory import Exchanged, along, exchange, longest, swept
+from ebm_pipeline.support.errors import UserError, check_memory
 
 LEAST_COLUMNS = 8
 GROUPS = 20  # of columns, at most
 WARM_UP = 0.4  # share of the sweeps: in the first half of them the ladder may grow
 DIFFERENT = 3.0  # errors by which the two families must not differ
+BYTES = 12  # of a log weight: as it is seen, and in float64
+
+
+def check_size(chains: int, sweeps: int, below: int) -> None:
+    """Raise UserError if the log weights along a ladder of so many rungs below the machine need more memory than there is."""
+    machines = longest(below)
+    check_memory(
+        f"likelihood.trajectory_sweeps={sweeps} of likelihood.trajectory_chains={chains} chains of each of up to {machines} "
+        "machines",
+        BYTES * chains * sweeps * machines,
+    )
 
 
 def trajectory_log_partition(
@@ -44,6 +56,7 @@ def trajectory_log_partition(
 
     data (images, units): where half of the columns start. ess: so many independent states of each rung would have this error.
     """
+    check_size(chains, sweeps, len(rungs.weights[0]))
     machine = machine.map(Tensor.detach)
     folded = machine.folded()
     ladder = _warmed_up(folded, rungs, data, chains, round(WARM_UP * sweeps), generator, progress)
@@ -56,10 +69,14 @@ def trajectory_log_partition(
             low.setdefault(pair, []).append(below)
             high.setdefault(pair, []).append(above)
         progress(done + 1)
-    base = ladder.rung(folded, 0)
-    known = sum(float(layer.log_partition(torch.zeros_like(layer.bias)).double()) for layer in base.layers)
+    known = float(base_log_partition(ladder.rung(folded, 0)))
     pairs = [(torch.stack(low[pair]).double(), torch.stack(high[pair]).double()) for pair in range(ladder.rungs)]
     value, std_error, ess = _summed(pairs)
+    if not math.isfinite(known + value + std_error):
+        raise UserError(
+            "log Z along the trajectory is not finite: the ladder has machines whose energies are beyond float32; "
+            "likelihood.trajectory_sweeps=0 does without it"
+        )
     return LogPartition(known + constant(machine) + value, std_error, ess, 2 * (chains // 2), ladder.rungs + 1)
 
 

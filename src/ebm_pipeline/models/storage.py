@@ -34,7 +34,7 @@ from ebm_pipeline.support.errors import UserError
 FORMAT = "ebm_pipeline model 1"
 LADDER_FORMAT = "ebm_pipeline ladder 1"
 LADDER_FILE = "ladder.h5"
-MOST_RUNGS = 1000
+MOST_RUNGS = 999  # below the machine
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ebm_pipeline.data import DataSet
+from ebm_pipeline.evaluation import trajectory
 from ebm_pipeline.evaluation.card import Likelihood, LikelihoodCard
 from ebm_pipeline.evaluation.diagnostics import Diagnosis, Diagnostics
 from ebm_pipeline.evaluation.equilibrium import check_size
@@ -65,13 +66,15 @@ class Settings:
                     f"{data.count(name)}: give more images or a larger data.validation_fraction, or diagnostics=null"
                 )
 
-    def check_size(self, machine: BoltzmannMachine) -> None:
-        """Raise UserError if what is asked of this machine would need more memory than there is."""
+    def check_size(self, machine: BoltzmannMachine, rungs: int = 0) -> None:
+        """Raise UserError if what is asked of this machine, with so many rungs below it, would need more memory than there is."""
         units = sum(layer.units for layer in machine.layers)
         if self.likelihood is not None:
             check_size("likelihood", self.likelihood.chains, self.likelihood.sweeps, units)
             count = self.likelihood.temperatures
             check_memory(f"likelihood.temperatures={count} temperatures", TEMPERATURE_BYTES * count)
+            if rungs:
+                trajectory.check_size(self.likelihood.trajectory_chains, self.likelihood.trajectory_sweeps, rungs)
         if self.diagnostics is not None:
             check_size("diagnostics", self.diagnostics.chains, self.diagnostics.sweeps, units)
 

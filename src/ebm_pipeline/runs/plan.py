@@ -127,9 +127,9 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     settings = Settings.of(config)
     factor = model.pretraining.joint_learning_rate if model.pretraining else 1.0
     recipe = build_recipe(config, model, config.training.epochs, len(data.train_batches()), factor)
-    if config.training.patience is not None and not isinstance(
-        getattr(recipe.objective, "sampler", None), TrajectoryTempering
-    ):
+    sampler = getattr(recipe.objective, "sampler", None)
+    rungs = sampler.rungs - 1 if isinstance(sampler, TrajectoryTempering) else 0
+    if config.training.patience is not None and not rungs:
         raise UserError(
             "training.patience goes by the log-likelihood that a ladder gives: set sampler=trajectory with objective=pcd, or "
             "training.patience=null"
@@ -141,7 +141,7 @@ def prepare(config: DictConfig, folder: Path) -> Plan:
     initial = call(initialize, "initialization", layers, weights, data_mean, generator, examples)
     monitored = monitored_images(data, pictures.flips)
     check_visible(initial, data)
-    settings.check_size(initial)
+    settings.check_size(initial, rungs)
     settings.check_images(data, assessed_part(config, data))
     if model.pretraining is not None:
         check_depth(initial)

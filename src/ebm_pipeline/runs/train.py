@@ -59,6 +59,7 @@ from ebm_pipeline.training import processes
 from ebm_pipeline.training.callbacks import Record
 from ebm_pipeline.training.checkpoints import BEST, LAST
 from ebm_pipeline.training.module import BoltzmannTraining
+from ebm_pipeline.training.trajectory import updates_of
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,8 @@ def keep_model(work: Training, machine: BoltzmannMachine, module: BoltzmannTrain
             tracker.log_file(last)
     if isinstance(module.chains, Ladder):
         ladder, path = module.chains, folder / LADDER_FILE
-        save_ladder(path, ladder.machines(module.machine).map(Tensor.cpu), ladder.kept[: ladder.rungs].tolist())
+        steps = module.recipe.objective.sampler.steps  # type: ignore[attr-defined]
+        save_ladder(path, ladder.machines(module.machine).map(Tensor.cpu), updates_of(ladder, steps))
         tracker.log_file(path)
     for name in (BEST, LAST):
         checkpoint = folder / "checkpoints" / name

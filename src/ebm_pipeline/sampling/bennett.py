@@ -26,7 +26,10 @@ def bennett_step(low: Tensor, high: Tensor, guess: Tensor) -> Tensor:
 
 
 def bennett(low: Tensor, high: Tensor) -> Tensor:
-    """As `bennett_step`, with c at its own result; as many samples of either machine.
+    """As `bennett_step`, with c at its own result, which has the least error where there are as many samples of either machine.
+
+    That is found by half steps, each of which comes nearer. Whole ones leap beyond it, by as much as they were away where the
+    machines hardly overlap.
 
     >>> import torch
     >>> low = torch.tensor([0.5, 1.5]); bennett(low, low)
@@ -35,7 +38,7 @@ def bennett(low: Tensor, high: Tensor) -> Tensor:
     low, high = low.double(), high.double()
     found = 0.5 * (low.mean(-1) + high.mean(-1))
     for _ in range(ITERATIONS):
-        before, found = found, bennett_step(low, high, found)
+        before, found = found, torch.lerp(found, bennett_step(low, high, found), 0.5)
         if not ((found - before).abs() > TOLERANCE).any():
             break
     return found

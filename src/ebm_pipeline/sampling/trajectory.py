@@ -90,19 +90,15 @@ class TrajectoryTempering:
         machine.check_units(means)
         machine = machine.folded()
         room = self.rungs - 1
-        numbers = sum(state.numel() for state in states) + sum(
-            each.numel() for each in machine.named_tensors().values()
-        )
-        check_memory(
-            f"sampler.rungs={self.rungs} machines of {sum(layer.units for layer in machine.layers)} units with "
-            f"{len(states[0])} chains each",
-            12 * self.rungs * numbers,
-        )
-        rungs = stacked([independent_base(machine, means)]) if self.ladder is None else self.ladder
-        count = len(rungs.weights[0])
-        if count > room:
-            raise UserError(f"sampler.rungs={self.rungs} is too few for a ladder of {count} rungs below the machine")
         own = len(states[0]) if self.chains is None else min(self.chains, len(states[0]))
+        units = sum(layer.units for layer in machine.layers)
+        numbers = own * units + sum(each.numel() for each in machine.named_tensors().values())
+        count = f"sampler.rungs={self.rungs}" if self.ladder is None else f"a ladder of up to {self.rungs}"
+        check_memory(f"{count} machines of {units} units with {own} chains each", 12 * self.rungs * numbers)
+        rungs = stacked([independent_base(machine, means)]) if self.ladder is None else self.ladder
+        below = len(rungs.weights[0])
+        if below > room:
+            raise UserError(f"sampler.rungs={self.rungs} is too few for a ladder of {below} rungs below the machine")
         return first_ladder(rungs, states, room, own)
 
     def step(
@@ -114,12 +110,18 @@ class TrajectoryTempering:
         *,
         finish: bool = True,
     ) -> tuple[Ladder, Info]:
-        """The ladder after `steps` sweeps of the machine. Clamped layers stay; only even ones can be clamped.
+        """The ladder after `steps` sweeps of the machine. Clamped layers stay; only even ones can be clamped, and only where
+        all rungs have as many chains.
 
         finish=False leaves the last draw of the machine's odd layers to the caller.
         """
         if any(index % 2 == ODD for index in clamped):
             raise UserError("trajectory tempering sums the odd layers out and cannot clamp them: use sampler=gibbs")
+        if clamped and state.walkers.shape[1] < len(state.top_walkers):
+            raise UserError(
+                f"layers cannot be clamped where {state.walkers.shape[1]} chains of a rung take turns with "
+                f"{len(state.top_walkers)} of the machine, which may be clamped to other states: set sampler.chains=null"
+            )
         machine = machine.folded()
         ladder = state._replace(counts=state.counts.clone())
         ladder.counts[ROUND_TRIPS] = 0
@@ -177,8 +179,13 @@ class TrajectoryTempering:
 
 def along(ladder: BoltzmannMachine, sweeps: int, warm_up: int) -> TrajectoryTempering:
     """The sampler of a machine that does not learn any more, from its stacked `ladder`, which may grow in the warm-up."""
-    rungs = min(MOST_RUNGS, GROWTH * len(ladder.weights[0]) + 2)
+    rungs = longest(len(ladder.weights[0]))
     return TrajectoryTempering(sweeps, rungs, chains=None, every=0, warm_up=warm_up, ladder=ladder)
+
+
+def longest(below: int) -> int:
+    """How many machines a ladder of a finished run can come to, of so many below the machine."""
+    return min(MOST_RUNGS, GROWTH * below + 2)
 
 
 def swept(
@@ -280,9 +287,9 @@ def _learned(ladder: Ladder, exchanged: Exchanged) -> Ladder:
 def log_partition(machine: BoltzmannMachine, ladder: Ladder) -> float:
     """Running estimate of log Z of `machine` in nats: that of rung 0, which is exact, and the steps above it.
 
-    The last step is taken anew from the states as they are, since the machine in training is not what it was.
+    The last step is taken anew from the states as they are, since the machine in training is not what it was; for no offsets.
     """
-    machine = machine.folded()
+    assert not machine.offsets, "fold the offsets first"
     base, rungs = ladder.rung(machine, 0), ladder.rungs
     exact = sum(float(layer.log_partition(torch.zeros_like(layer.bias)).double()) for layer in base.layers)
     last = ladder.rung(machine, rungs - 1)

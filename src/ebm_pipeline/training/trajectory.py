@@ -7,6 +7,7 @@ from ebm_pipeline.evaluation.metrics import MonitoredImages
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.sampling import Ladder
+from ebm_pipeline.sampling.ladder import NEVER
 from ebm_pipeline.sampling.trajectory import log_partition
 
 LOG_LIKELIHOOD = "validation/trajectory_log_likelihood"
@@ -27,3 +28,12 @@ def ladder_metrics(
         f"{part}/trajectory_log_likelihood": unnormalized(machine, states.to(dtype), mean_field) - log_z
         for part, states in parts.items()
     }
+
+
+def updates_of(ladder: Ladder, sweeps: int) -> list[int]:
+    """After which update of the training each rung was the machine, NEVER of others; so many sweeps of the machine to an update.
+
+    The machine that made the first sweep is that of no update.
+    """
+    kept = ladder.kept[: ladder.rungs].tolist()
+    return [NEVER if sweep == NEVER else (sweep - 1) // sweeps for sweep in kept]
