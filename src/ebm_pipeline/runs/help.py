@@ -109,7 +109,7 @@ def choices(group: str, conf: Path) -> list[str]:
 def _groups_within(group: str, conf: Path) -> list[str]:
     """Folders of a group that are groups, as its choices choose of them in their defaults."""
     texts = [path.read_text(encoding="utf-8") for path in (conf / group).glob("*.yaml")]
-    folders = sorted(path.name for path in (conf / group).iterdir() if path.is_dir())
+    folders = sorted(path.name for path in (conf / group).glob("*") if path.is_dir())  # none of a group of Hydra's own
     return [name for name in folders if any(re.search(rf"^ *- {name}:", text, re.M) for text in texts)]
 
 
