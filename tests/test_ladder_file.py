@@ -21,6 +21,7 @@ from ebm_pipeline.evaluation.enumeration import exact_log_partition
 from ebm_pipeline.models.machine import BoltzmannMachine
 from ebm_pipeline.models.storage import LADDER_FILE, load_ladder, load_model, save_ladder
 from ebm_pipeline.runs.configuration import build_data, read_run_config
+from ebm_pipeline.runs.evaluate import evaluate
 from ebm_pipeline.runs.plan import prepare
 from ebm_pipeline.runs.sample import ask
 from ebm_pipeline.runs.train import train
@@ -220,9 +221,22 @@ def test_a_finished_run_is_sampled_and_judged_along_its_history(outputs: Path, t
     answer = ask(config, str(tmp_path / "run"), folder)
     assert re.search(r"40 sweeps of trajectory tempering with \d+ machines \(least swap rate", answer.made["fantasies"])
     assert answer.arrays["fantasies"].shape == (20, 16)
+    damaged_ladder_hinders_nothing_else(tmp_path / "run", tmp_path / "evaluation", outputs)
     (tmp_path / "run" / LADDER_FILE).unlink()
     with pytest.raises(UserError, match="train with sampler=trajectory"):
         ask(config, str(tmp_path / "run"), folder)
+
+
+def damaged_ladder_hinders_nothing_else(run: Path, folder: Path, outputs: Path) -> None:
+    """Its message says how to do without it, and that way goes."""
+    with h5py.File(run / LADDER_FILE, "a") as file:
+        file.pop("layers")
+    small = ("likelihood.temperatures=100", "likelihood.chains=50", "likelihood.sweeps=100", "diagnostics=null")
+    given = ("run=x", "part=validation", *small)
+    with pytest.raises(UserError, match=r"damaged or no ladder .*likelihood\.trajectory_sweeps=0"):
+        evaluate(composed(*given, name="evaluate", output_root=outputs), str(run), folder)
+    without = composed(*given, "likelihood.trajectory_sweeps=0", name="evaluate", output_root=outputs)
+    assert "sampler/log_partition_trajectory" not in evaluate(without, str(run), folder)
 
 
 def test_a_card_along_the_history_that_takes_too_much_memory_is_refused_before_training(

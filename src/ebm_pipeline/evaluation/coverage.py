@@ -151,7 +151,7 @@ class Coverage:
         if starts is None and {"noise", "data"} <= self.given.keys():
             lines.append(f"classes of the two starts: {NOTHING}")
         if starts is not None:
-            verdict = "agree" if starts.agree else "do not agree, so the sweeps are too few whatever R-hat says"
+            verdict = "agree" if starts.agree else "do not agree: more sweeps (task.sweeps), whatever R-hat says"
             lines.append(f"classes of the two starts {verdict}: {starts}")
         lines.append(
             f"classes by a network of {HIDDEN} hidden units trained on {self.trained_on} training images: {self.wrong} "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from ebm_pipeline.data.visible import VisibleUnits
 from ebm_pipeline.models.labels import image_layer
 from ebm_pipeline.models.layers import Bernoulli
@@ -13,7 +11,7 @@ from ebm_pipeline.sampling.denoising import can_denoise
 
 def of_the_pictures(machine: BoltzmannMachine, image_shape: tuple[int, int]) -> tuple[str, ...]:
     """Of metrics and pictures of a machine over images of this (height, width)."""
-    visible = VisibleUnits(math.prod(image_shape), machine.layers[0].units - math.prod(image_shape))
+    visible = VisibleUnits.of(image_shape, machine.layers[0].units)
     pixels, said = image_layer(machine.layers[0], visible), []
     if not can_denoise(machine.layers[0]):
         why = (

@@ -154,7 +154,10 @@ def load_ladder(path: Path, machine: BoltzmannMachine) -> BoltzmannMachine:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except DAMAGE as error:
-        raise UserError(f"{path} is damaged or no ladder ({error}): train again or take another copy") from error
+        raise UserError(
+            f"{path} is damaged or no ladder ({error}): take another copy, or do without it (likelihood.trajectory_sweeps=0, "
+            "task.sampler=gibbs)"
+        ) from error
 
 
 def with_ladder(saved: SavedModel, folder: Path) -> SavedModel:

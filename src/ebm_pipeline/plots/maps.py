@@ -22,11 +22,7 @@ from ebm_pipeline.plots.scales import (
 from ebm_pipeline.support.glossary import HIGHER, LOWER
 from ebm_pipeline.support.names import better, better_is_lower, quantity
 
-CELL, LEAST_WIDTH, LEAST_HEIGHT = (
-    0.52,
-    3.2,
-    1.1,
-)  # inches: of a cell with its number, of a picture, of a bar with its label
+CELL, LEAST_WIDTH, LEAST_HEIGHT = 0.52, 3.2, 1.1  # inches: a cell with its number, a picture, a bar with its label
 MATRIX_PANEL = (3.0, 2.6)
 MOST_NUMBERED = 20  # classes of a confusion matrix whose numbers are written into it
 BRIGHT = {LOWER: "\n(bright: lower, better)", HIGHER: "\n(bright: higher, better)"}

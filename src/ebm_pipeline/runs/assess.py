@@ -66,6 +66,11 @@ class Settings:
                     f"{data.count(name)}: give more images or a larger data.validation_fraction, or diagnostics=null"
                 )
 
+    @property
+    def wants_ladder(self) -> bool:
+        """Whether the card has log Z along the history of a run that has kept one."""
+        return self.likelihood is not None and self.likelihood.trajectory_sweeps > 0
+
     def check_size(self, machine: BoltzmannMachine, rungs: int = 0) -> None:
         """Raise UserError if what is asked of this machine, with so many rungs below it, would need more memory than there is."""
         units = sum(layer.units for layer in machine.layers)

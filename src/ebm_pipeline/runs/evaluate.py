@@ -70,7 +70,9 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     assert record.output_dir is not None
     own = with_data_now(read_run_config(record.output_dir, trusted), record.output_dir, Path(config.output_root))
     check_path(own, record.output_dir / "config.yaml", Path(config.output_root))
-    saved = with_ladder(load_model(weights_file(record.output_dir, config.weights)), record.output_dir)
+    saved = load_model(weights_file(record.output_dir, config.weights))
+    if settings.wants_ladder:
+        saved = with_ladder(saved, record.output_dir)
     settings.check_size(saved.machine, 0 if saved.ladder is None else len(saved.ladder.weights[0]))
     data = build_data(own)
     if record.data not in ("", data.digest):

@@ -250,7 +250,9 @@ def finish(work: Training, machine: BoltzmannMachine, module: BoltzmannTraining)
     for phase in work.records:
         write_history(folder / (f"metrics_{phase.phase}.csv" if phase.phase else "metrics.csv"), phase)
     material = Material.of(plan.data, assessed_part(config, plan.data))
-    saved = with_ladder(work.saved(machine.folded()), folder)
+    saved = work.saved(machine.folded())
+    if plan.settings.wants_ladder:
+        saved = with_ladder(saved, folder)
     found = assess(plan.settings, saved, material, last, plan.recipe.mean_field, config.seed)
     seen = plan.monitored
     others = baselines(machine.layers[0], material.training, seen, plan.pictures.flips)

@@ -46,14 +46,8 @@ def follow(
         if (name := f"weights/{index}") in moved:
             biases = [f"layers/{index + offset}/bias" for offset in (0, 1)]
             below, above = (gradient[bias] for bias in biases)
-            _add(
-                below,
-                above,
-                gradient[name],
-                offsets,
-                index,
-                [own.get(name, 1.0) / own.get(bias, 1.0) for bias in biases],
-            )
+            factors = [own.get(name, 1.0) / own.get(bias, 1.0) for bias in biases]
+            _add(below, above, gradient[name], offsets, index, factors)
 
 
 @contextmanager

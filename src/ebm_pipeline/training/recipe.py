@@ -35,7 +35,7 @@ class Recipe:
     average_from: int | None = None  # how many updates stand before those whose parameters are averaged; None: no mean
     rates: Mapping[str, float] = field(
         default_factory=dict
-    )  # learning rates of parameters by name, times the optimizer's
+    )  # of parameters by name, times the optimizer's learning rate
     variance_rate: float = 1.0  # learning rate of the logarithms of learned variances, times the optimizer's
     seed: int = 0
     penalties: Sequence[Penalty] = field(default_factory=tuple)
