@@ -67,7 +67,7 @@ serve: setup ## a trained model at http://127.0.0.1:5001: make serve MODEL=outpu
 	@test -n "$(MODEL)" || { echo "which model? make serve MODEL=outputs/runs/.../mlflow_model, or MODEL=models:/name@alias"; exit 1; }
 	@exec $(BIN)/ebm-serve "run=$(MODEL)" port=$(SERVE_PORT) $(ARGS)
 
-bench: setup ## the measured numbers of the documentation: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; about half an hour)
+bench: setup ## the measured numbers of the documentation: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; more than half an hour)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 results: setup ## likelihoods of published machines beside ours, docs/table.md, trained and bracketed (hours; one row: make results ROW=rbm16)
