@@ -14,7 +14,7 @@ WORKERS := -n auto --maxprocesses 4 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow lint format docs train sweep ui serve bench results pictures clean
+.PHONY: help setup reproduce test test-slow test-cluster lint format docs train sweep ui serve bench results pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -36,6 +36,9 @@ test: setup ## the tests (EBM_DATA_DIR: folder with mnist/, for the tests that n
 
 test-slow: setup ## the tests too long for `make test`: every moment of a kill, a server that goes down, MLflow's pages in a browser
 	$(BIN)/python -m pytest -m slow $(WORKERS) $(ARGS)
+
+test-cluster: setup ## a real Slurm, several hosts, PostgreSQL: started and ended by the tests (root and Debian; else skipped with a reason)
+	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check $(CODE)
