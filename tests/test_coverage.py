@@ -108,6 +108,16 @@ def test_shares_are_those_of_the_model() -> None:
     assert "sampler/nearest_training_image" not in found.metrics("noise")  # held-out images are training images here
 
 
+def test_a_network_that_does_not_tell_classes_gives_no_shares() -> None:
+    generator = torch.Generator().manual_seed(5)
+    images, held_out = (torch.rand(count, 7, generator=generator) for count in (60, 40))
+    labels, others = torch.arange(60) % 2, torch.arange(40) % 2  # which the images say nothing of
+    found = coverage({"noise": held_out}, images, labels, held_out, others)
+    assert found.error > 0.1
+    assert "the shares say little" in str(found)
+    assert found.metrics("noise").keys() == {"sampler/unsure_samples", "sampler/nearest_training_image"}
+
+
 def test_labels_may_be_any_numbers_and_errors_are_of_samples_that_have_a_class() -> None:
     images = torch.eye(4).repeat_interleave(5, 0)
     labels = torch.tensor(

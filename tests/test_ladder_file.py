@@ -200,7 +200,9 @@ def _validation_likelihood(machine: BoltzmannMachine, folder: Path) -> float:
     return float(-machine.free_energy((images, None)).mean()) - exact_log_partition(machine)
 
 
-def test_a_finished_run_is_sampled_and_judged_along_its_history(outputs: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_sampled_and_judged_along_its_history(
+    outputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     card = ("likelihood.temperatures=100", "likelihood.chains=50", "likelihood.sweeps=100", "likelihood.exact_units=0",
             "likelihood.trajectory_sweeps=200", "likelihood.doublings=0")  # fmt: skip
     settings = (*PLAIN, "model=rbm", *GROWING, "initialization.std=0.3", "hidden_units=12", "training.chains=50")
@@ -225,6 +227,10 @@ def test_a_finished_run_is_sampled_and_judged_along_its_history(outputs: Path, t
     (tmp_path / "run" / LADDER_FILE).unlink()
     with pytest.raises(UserError, match="train with sampler=trajectory"):
         ask(config, str(tmp_path / "run"), folder)
+    small = ("likelihood.temperatures=100", "likelihood.chains=50", "likelihood.sweeps=100", "diagnostics=null")
+    asked = composed("run=x", "part=validation", *small, name="evaluate", output_root=outputs)
+    assert "sampler/log_partition_trajectory" not in evaluate(asked, str(tmp_path / "run"), tmp_path / "evaluation")
+    assert "which the run had kept, is gone" in caplog.text
 
 
 def damaged_ladder_hinders_nothing_else(run: Path, folder: Path, outputs: Path) -> None:

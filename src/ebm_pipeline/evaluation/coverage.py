@@ -22,6 +22,7 @@ from ebm_pipeline.evaluation.classes import HIDDEN, SURE, train_classifier
 Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
 
+MOST_WRONG = 0.1  # of held-out images: by a worse network the shares say more of it than of the samples
 NOTHING = "not compared, as no sample has a class"
 
 
@@ -88,12 +89,17 @@ class Coverage:
         """The network's error, percent, as a person reads it."""
         return "share of wrong ones not known" if np.isnan(self.error) else f"{100 * self.error:.1f}% wrong"
 
+    @property
+    def tells(self) -> bool:
+        """Whether the network tells the classes of held-out images well enough for the shares to be of the samples."""
+        return self.error <= MOST_WRONG
+
     def metrics(self, start: str) -> dict[str, float]:
-        """Numbers by name, of the samples of one start: those of classes where a sample has one, the distance where held-out
-        images do not repeat training images.
+        """Numbers by name, of the samples of one start: those of classes where a sample has one and the network tells them,
+        the distance where held-out images do not repeat training images.
         """
-        near, starts = float(np.median(self.distance[start])), self.starts()
-        shares = self.shares(start) if self.counts(start).any() else None
+        near, starts = float(np.median(self.distance[start])), self.starts() if self.tells else None
+        shares = self.shares(start) if self.tells and self.counts(start).any() else None
         return {"sampler/unsure_samples": self.unsure(start)} | {
             name: value
             for name, value in (
@@ -130,6 +136,7 @@ class Coverage:
                 "least_probability": SURE,
                 "wrong_held_out": None if np.isnan(self.error) else self.error,
                 "unsure_held_out": self.unsure_held_out,
+                "tells_classes": self.tells,
             },
             "nearest_training_image_of_held_out_median": self.usual,
         }
@@ -158,6 +165,11 @@ class Coverage:
             f"and {100 * self.unsure_held_out:.1f}% unsure (probability below {SURE:g}) of held-out images, "
             f"whose nearest training image lies at {self.usual:.3f}"
         )
+        if not self.tells:
+            lines.append(
+                f"the shares say little: the network is to be wrong for at most {100 * MOST_WRONG:.0f}% of held-out images "
+                "(more labelled images, or classes that can be told apart)"
+            )
         return "\n".join(lines)
 
 

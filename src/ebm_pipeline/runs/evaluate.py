@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ebm_pipeline.data import DataSet
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor
 from ebm_pipeline.models.inference import MeanField
-from ebm_pipeline.models.storage import load_model, with_ladder
+from ebm_pipeline.models.storage import LADDER_FILE, load_model, with_ladder
 from ebm_pipeline.plots import Files
 from ebm_pipeline.runs import description, referee
 from ebm_pipeline.runs.assess import Assessment, Material, Settings, assess, check_states, noisy_images
@@ -41,6 +41,7 @@ from ebm_pipeline.tracking.afterwards import reopened
 from ebm_pipeline.tracking.logged_models import LAST, RESULT
 from ebm_pipeline.tracking.records import RunRecord
 from ebm_pipeline.tracking.tracker import Tracker
+from ebm_pipeline.training.trajectory import LOG_LIKELIHOOD
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,11 @@ def evaluate(config: DictConfig, reference: str, folder: Path) -> dict[str, floa
     saved = load_model(weights_file(record.output_dir, config.weights))
     if settings.wants_ladder:
         saved = with_ladder(saved, record.output_dir)
+        if saved.ladder is None and LOG_LIKELIHOOD in record.metrics:
+            log.warning(
+                f"{record.output_dir / LADDER_FILE}, which the run had kept, is gone: no third estimate of log Z; put it back "
+                "beside model.h5 for one"
+            )
     settings.check_size(saved.machine, 0 if saved.ladder is None else len(saved.ladder.weights[0]))
     data = build_data(own)
     if record.data not in ("", data.digest):
