@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from benchmarks.common import composed, table
@@ -110,7 +111,8 @@ def training_of(output: Path, hidden: int, sampler: str) -> tuple[BoltzmannTrain
     plan = prepare(config, output / f"{sampler}_{hidden}")
     module = BoltzmannTraining(plan.initial, plan.recipe, plan.data_mean, plan.monitored)
     (optimizer,), _ = module.configure_optimizers()
-    module.optimizers = lambda use_pl_optimizer=True: optimizer  # type: ignore[method-assign, assignment]
+    wrapper = LightningOptimizer(optimizer)
+    module.optimizers = lambda use_pl_optimizer=True: wrapper if use_pl_optimizer else optimizer  # type: ignore[method-assign, assignment]
     module.averaged = None  # which counts the updates of a trainer
     return module, list(plan.data.train_batches(seed=137))
 

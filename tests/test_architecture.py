@@ -33,7 +33,8 @@ INSIDE = {
         ("dataset", "describe"),
     ],
     "models": [
-        ("numerics", "layers"),
+        ("numerics",),
+        ("layers",),
         ("machine",),
         ("initialization", "inference", "labels"),
         ("growth",),

@@ -52,7 +52,7 @@ def test_both_directions_agree_with_enumeration(name: str) -> None:
         reverse_annealed_importance_sampling(machine, base, betas, samples, generator),
     )
     for run in runs:
-        assert abs(run.value - exact) < min(3 * run.std_error, 0.1)
+        assert abs(run.value - exact) < min(4 * run.std_error, 0.1)
         assert run.ess > 300
         assert (run.chains, run.temperatures) == (1000, 400)
 

@@ -21,6 +21,7 @@ from ebm_pipeline.models.layers import (
     Potts,
     RectifiedGaussian,
 )
+from ebm_pipeline.models.layers.bernoulli import uniform_like
 from ebm_pipeline.support.errors import UserError
 
 KINDS = list(LAYERS)
@@ -203,6 +204,24 @@ def test_small_probabilities_survive_products_in_bfloat16(generator: torch.Gener
     on = layer.sample(torch.zeros(1000, 1000, dtype=torch.bfloat16), generator).double().mean()
     expected = 1e-3 / (1 + 1e-3)
     assert abs(float(on) - expected) < 5 * math.sqrt(expected / 1e6)
+
+
+def test_each_uniform_number_is_one_of_two_to_the_24(generator: torch.Generator) -> None:
+    """The numbers of a call share their last 8 bits, which are uniform over calls; the other 16 are each one's own."""
+
+    def numbers(count: int) -> torch.Tensor:
+        return (uniform_like(torch.zeros(count), generator).double() * 2**24).long()
+
+    many = numbers(1_000_001)
+    assert len((many % 256).unique()) == 1
+    own, shared = many // 256, torch.cat([numbers(1) % 256 for _ in range(20_000)])
+    for bits in (own // 256, own % 256, shared):
+        counts = bits.bincount(minlength=256).double()
+        expected = len(bits) / 256
+        assert len(counts) == 256
+        assert abs(float((counts - expected).square().sum()) / expected - 255) < 5 * math.sqrt(2 * 255)
+    pairs = torch.corrcoef(own[:1_000_000].double().view(-1, 4).T) - torch.eye(4, dtype=torch.float64)
+    assert float(pairs.abs().max()) < 5 / math.sqrt(250_000)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ebm_pipeline.models.layers import Layer
+from ebm_pipeline.models.numerics import thin_products
 from ebm_pipeline.support.errors import UserError
 
 States = tuple[Tensor, ...]
@@ -177,14 +178,15 @@ class BoltzmannMachine:
         """
         self.check_states(states)
         dtype = self.layers[0].bias.dtype
-        low = states[0].dtype
-        sample_weights = sample_weights.to(low)
-        weighted = {index: states[index] * sample_weights[:, None] for index in self.parity(ODD)}
-        sums = [
-            weighted[index].sum(0, dtype=dtype) if index in weighted else (sample_weights @ states[index]).to(dtype)
-            for index in range(self.depth)
-        ]
-        gradient = {f"layers/{index}/bias": total.neg() for index, total in enumerate(sums)}
+        sample_weights = sample_weights.to(states[0].dtype)
+        negative = -sample_weights
+        weighted = {index: states[index] * negative[:, None] for index in self.parity(ODD)}
+        with thin_products():
+            sums = [
+                weighted[index].sum(0, dtype=dtype) if index in weighted else (negative @ states[index]).to(dtype)
+                for index in range(self.depth)
+            ]
+        gradient = {f"layers/{index}/bias": total for index, total in enumerate(sums)}
         for index, layer in enumerate(self.layers):
             further = layer.further_gradient(states[index], sample_weights)
             gradient |= {f"layers/{index}/{name}": value for name, value in further.items()}
@@ -194,9 +196,9 @@ class BoltzmannMachine:
             product = product.to(dtype)
             if self.offsets:
                 lower, upper = self.offsets[index], self.offsets[index + 1]
-                upper_sum = sums[index + 1] - sample_weights.sum(dtype=dtype) * upper
+                upper_sum = sums[index + 1] - negative.sum(dtype=dtype) * upper
                 product.addr_(lower, upper_sum, alpha=-1).addr_(sums[index], upper, alpha=-1)
-            gradient[f"weights/{index}"] = product.neg_()
+            gradient[f"weights/{index}"] = product
         return gradient
 
     # ---------------------------------------------------------------- conditionals

@@ -7,6 +7,9 @@ very machine has shown float32 accuracy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 FLOAT32_ERROR = 2e-6  # largest error, relative to the largest entry, of a product of 784 terms in float32
@@ -23,3 +26,14 @@ def choose_float32_products() -> str:
         if max(float((product - exact).abs().max() / exact.abs().max()) for product in products) < FLOAT32_ERROR:
             break
     return setting
+
+
+@contextmanager
+def thin_products() -> Iterator[None]:
+    """Within it float32 products are torch's default ones: with vectors and a few rows oneDNN takes two to five times as long."""
+    setting = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(setting)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ebm_pipeline.data.batches import BatchLoader, StreamLoader
 from ebm_pipeline.training.processes import share
 
-SIZE = 10  # batches to a block
+SIZE = 20  # batches to a block
 
 
 class Blocks:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 Gradient = dict[str, Tensor]
@@ -31,7 +32,7 @@ def subtract_outer(gradient: Gradient, offsets: Sequence[Tensor]) -> None:
     for index in range(len(offsets) - 1):
         lower, upper = offsets[index], offsets[index + 1]
         below, above = gradient[f"layers/{index}/bias"], gradient[f"layers/{index + 1}/bias"]
-        gradient[f"weights/{index}"].addr_(lower, above, alpha=-1).addr_(below, upper, alpha=-1)
+        gradient[f"weights/{index}"].addmm_(torch.stack((lower, below)).mT, torch.stack((above, upper)), alpha=-1)
 
 
 def follow(

@@ -7,12 +7,15 @@ share of the chains and its own generator, and a checkpoint holds those of all.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ebm_pipeline.evaluation.metrics import MonitoredImages, monitor, monitor_clamped
 from ebm_pipeline.models.machine import BoltzmannMachine, States
+from ebm_pipeline.models.numerics import thin_products
 from ebm_pipeline.sampling import Ladder, leaves, visible_at_mean, with_leaves
 from ebm_pipeline.support.errors import DivergedError, UserError, check_memory
 from ebm_pipeline.training import centring, processes
@@ -69,6 +73,7 @@ class BoltzmannTraining(pl.LightningModule):
             }
         )
         self.named = dict(self.tensors.items())  # looking up a ParameterDict costs more
+        self.current = machine.with_tensors(self.named)  # of the parameters themselves: made once, and moves with them
         self.averaged = None if recipe.average_from is None else AveragedModel(self.tensors)
         self.sums: dict[str, float] = {}  # of the objective's numbers since the last validation
         self.summed = 0  # updates in the sums
@@ -112,7 +117,7 @@ class BoltzmannTraining(pl.LightningModule):
     @property
     def machine(self) -> BoltzmannMachine:
         """The machine as it is now; its tensors are the parameters themselves, detached."""
-        return self.template.with_tensors({name: tensor.detach() for name, tensor in self.named.items()})
+        return self.current.map(Tensor.detach)
 
     @property
     def result(self) -> BoltzmannMachine:
@@ -144,7 +149,8 @@ class BoltzmannTraining(pl.LightningModule):
     @property
     def _offsets(self) -> States:
         """Of centring, one (units,) for each layer of the expanded machine; none without centring."""
-        return tuple(getattr(self, name) for name in self.offset_names)
+        tensors: dict[str, Any] = self._buffers
+        return tuple(tensors[name] for name in self.offset_names)
 
     def _own(self, offsets: Sequence[Tensor]) -> States:
         """Those of the machine's own layers."""
@@ -163,6 +169,9 @@ class BoltzmannTraining(pl.LightningModule):
                 "weight decay of the optimizer and centring do not go together: the biases would not follow the weights. Give an "
                 "L2 penalty of the same strength (model.penalties), with optimizer.weight_decay=0, or training.centring=null"
             )
+        # without torch's wrappers, which cost more than the step of a small machine; one of them says that there was a step
+        self._advance = partial(inspect.unwrap(type(optimizer).step), optimizer)
+        optimizer._opt_called = True  # type: ignore[attr-defined]
         return [optimizer], [self.recipe.scheduler(optimizer)]
 
     def on_fit_start(self) -> None:
@@ -188,6 +197,18 @@ class BoltzmannTraining(pl.LightningModule):
     def update(self, batch: Tensor) -> None:
         """One step of the optimizer, from images (batch, units): this process's share of a batch."""
         machine, learning = self._learn(batch)
+        with thin_products():
+            gradient = self._gradient(machine, learning)
+        self._check_gradient(gradient)
+        self._step(gradient)
+        self._keep(learning.chains)
+        if self.averaged is not None and (count := self.global_step - (self.recipe.average_from or 0)) > 0:
+            self.averaged.n_averaged.fill_(count)
+            for mean, tensor in zip(self.averaged.parameters(), self.named.values(), strict=True):
+                mean.lerp_(tensor, 1 / count)
+
+    def _gradient(self, machine: BoltzmannMachine, learning: Learning) -> dict[str, Tensor]:
+        """What the optimizer gets, by name; the offsets move."""
         offsets = self._shared(learning)
         centring.subtract_outer(learning.gradient, offsets)
         if self.variance_names:
@@ -196,17 +217,13 @@ class BoltzmannTraining(pl.LightningModule):
         for penalty in self.recipe.penalties:
             penalty.add(self.named, gradient, self.arrangement.own(learning.data))
         centring.follow(gradient, self._own(offsets), self.trained, self.recipe.rates)
-        self._check_gradient(gradient)
-        self._step(gradient)
-        self._keep(learning.chains)
-        if self.averaged is not None and self.global_step > (self.recipe.average_from or 0):
-            self.averaged.update_parameters(self.tensors)
+        return gradient
 
     def _learn(self, batch: Tensor) -> tuple[BoltzmannMachine, Learning]:
         """The machine that is sampled, and what it learns from a batch; the objective's numbers enter their sums."""
         if self.encode is not None:
             batch = self.encode(batch)
-        machine, dtype = self.arrangement.expand(self.machine), self.recipe.product_type
+        machine, dtype = self.arrangement.expand(self.current), self.recipe.product_type
         if dtype != torch.float32:
             machine = machine.with_products_in(dtype)
         clamped = self.arrangement.clamp(machine.depth, batch.to(dtype))
@@ -237,9 +254,11 @@ class BoltzmannTraining(pl.LightningModule):
         """The optimizer's step, and what holds parameters where they may be."""
         for name in self.trained:
             self.named[name].grad = gradient[name]
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        optimizer.step()
+        wrapper = self.optimizers()
+        assert isinstance(wrapper, LightningOptimizer)
+        wrapper._on_before_step()  # which counts the steps
+        self._advance()
+        wrapper._on_after_step()
         self.updates += 1
         self.constrain(1, once_an_epoch=False)
         for name in self.variance_names:

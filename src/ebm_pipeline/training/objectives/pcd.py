@@ -5,7 +5,7 @@ With parallel tempering as the sampler the coldest replica stands for the model 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -36,4 +36,4 @@ class PersistentContrastiveDivergence(Contrastive):
             learning = contrast_exact(machine, clamped, moved.samples, generator)
         else:
             learning = contrast(machine, self.infer(machine, clamped, generator), moved.samples, generator)
-        return replace(learning, chains=moved.completed(learning.chains), info=learning.info | info)
+        return Learning(learning.gradient, moved.completed(learning.chains), learning.data, learning.info | info)
