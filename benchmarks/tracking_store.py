@@ -13,9 +13,9 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from benchmarks.common import table
 from ebm_pipeline.tracking.address import database_file
@@ -29,7 +29,7 @@ UPDATES = 570  # of an epoch
 LOGGED_EPOCHS = 40  # that are timed in each store
 READINGS = 5
 ROWS = 100  # of the table, as its page asks
-PICTURE = np.full((280, 280, 3), 200, dtype=np.uint8)
+PICTURE = "picture.png"
 
 
 def store(output: Path) -> None:
@@ -82,6 +82,7 @@ def _started(folder: Path, uri: str, experiment: str) -> Tracker:
     prepare_store(uri, folder / "mlartifacts", "store")  # as at the start of every run
     run = Tracker.start(uri, experiment, "timed", {OUTPUT_TAG: str(folder)})
     run.log_parameters({f"p{index}": index for index in range(PARAMETERS)})
+    Image.new("RGB", (280, 280)).save(folder / PICTURE)
     _log_epoch(run, -1)
     return run
 
@@ -89,7 +90,8 @@ def _started(folder: Path, uri: str, experiment: str) -> Tracker:
 def _log_epoch(run: Tracker, epoch: int) -> None:
     """As a training does: the numbers of an epoch in one call, and a picture."""
     run.log_metrics({f"validation/m{index}": 1 / (epoch + 2) for index in range(METRICS)}, (epoch + 1) * UPDATES)
-    run.log_image(PICTURE, "weights", (epoch + 1) * UPDATES)
+    assert run.journal is not None
+    run.log_image(run.journal.folder / PICTURE, "weights", (epoch + 1) * UPDATES)
 
 
 def _timed(call: Callable[[], object]) -> float:

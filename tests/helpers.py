@@ -1,13 +1,15 @@
-"""Small random machines, their enumeration by brute force, and tolerances from the Monte Carlo error."""
+"""Small random machines, their enumeration by brute force, tolerances from the Monte Carlo error; a picture."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ebm_pipeline.models.layers import LAYERS, Gaussian, Layer, Mixed, Potts, RectifiedGaussian
@@ -168,3 +170,9 @@ def assert_mean_close(samples: Tensor, expected: Tensor, sigmas: float = 5.0) ->
     error = samples.std(0) / math.sqrt(len(samples)) + 1e-9
     deviation = ((samples.mean(0) - expected).abs() / error).max()
     assert float(deviation) < sigmas, f"{float(deviation):.1f} standard errors off"
+
+
+def grey_picture(path: Path) -> Path:
+    """A small PNG, all of one grey."""
+    Image.new("RGB", (6, 4), (200, 200, 200)).save(path)
+    return path

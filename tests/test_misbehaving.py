@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import misbehaving
-import numpy as np
 import pytest
+from helpers import grey_picture
 from kills import steps_of
 from misbehaving import BEGIN_WELL, FAST, KINDS, Front, Kind, mlflow_application
 from mlflow.tracking import MlflowClient
@@ -32,7 +32,6 @@ from ebm_pipeline.tracking.unsent import send_kept
 CALL, EPOCH, END = 0.5, 1.0, 2.0  # seconds, in place of 10, 20 and 60
 SLACK = 5.0  # of a machine that does other work
 EPOCHS = 4
-PICTURE = np.full((4, 6, 3), 200, dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def started(front: Front, folder: Path) -> Tracker:
 
 def log_epoch(run: Tracker, epoch: int) -> None:
     run.log_metrics({"error": 1 / (epoch + 1), "epoch": epoch}, epoch)
-    run.log_image(PICTURE, "deep/weights", epoch)
+    run.log_image(grey_picture(run.journal.folder / "grey.png"), "deep/weights", epoch)  # type: ignore[union-attr]
 
 
 def log_settings(run: Tracker, folder: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -23,6 +27,7 @@ from ebm_pipeline.models.machine import assemble
 from ebm_pipeline.models.storage import SavedModel, save_model
 from ebm_pipeline.runs.reference import model_file
 from ebm_pipeline.runs.serve import save_served
+from ebm_pipeline.runs.serving.folder import REQUIREMENTS
 from ebm_pipeline.support.errors import UserError
 
 EVIL = (
@@ -249,6 +254,34 @@ def test_fantasies_of_a_folder_and_ebm_load(genuine: Path, tmp_path: Path) -> No
     assert done.code == 0, done.err
     assert "no data: a model alone" in done.out
     assert ebm.load(genuine).sample(3, sweeps=30).shape == (3, 16)
+
+
+def test_a_folder_has_what_mlflow_itself_writes(genuine: Path, tmp_path: Path) -> None:
+    """But for times, ids, and the versions of pip and setuptools."""
+    served = mlflow.pyfunc.load_model(str(genuine))
+    example = np.array(json.loads((genuine / "input_example.json").read_text()), dtype=np.float32)
+    mlflow.pyfunc.save_model(
+        tmp_path / "mlflow",
+        loader_module="ebm_pipeline.runs.serve",
+        data_path=str(genuine / "data" / "model.h5"),
+        signature=served.metadata.signature,
+        input_example=example,
+        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+    )
+    names, read = {}, {}
+    for folder in (genuine, tmp_path / "mlflow"):
+        names[folder] = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        content = yaml.safe_load((folder / "MLmodel").read_text())
+        for key in ("artifact_path", "model_size_bytes", "model_uuid", "run_id", "utc_time_created"):
+            content.pop(key, None)
+        examples = [json.loads((folder / f"{name}input_example.json").read_text()) for name in ("", "serving_")]
+        conda, virtual = (yaml.safe_load((folder / name).read_text()) for name in ("conda.yaml", "python_env.yaml"))
+        tools = [conda["dependencies"].pop(1), *virtual.pop("build_dependencies")]
+        kinds = [re.split("[=<]", tool)[0] for tool in tools]
+        read[folder] = [content, examples, conda, virtual, kinds, (folder / "requirements.txt").read_text()]
+    assert len({frozenset(found) for found in names.values()}) == 1
+    mine, of_mlflow = read.values()
+    assert mine == of_mlflow
 
 
 def test_mlflow_itself_runs_what_a_stranger_names(genuine: Path, tmp_path: Path) -> None:

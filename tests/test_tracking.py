@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from commands import PLAIN, composed
+from helpers import grey_picture
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
@@ -71,11 +72,11 @@ def test_long_parameters_are_not_cut(store: tuple[str, str]) -> None:
     assert [found[f"p{i}"] for i in range(150)] == [str(i) for i in range(150)]
 
 
-def test_metrics_keep_their_steps_and_images_their_series(store: tuple[str, str]) -> None:
+def test_metrics_keep_their_steps_and_images_their_series(store: tuple[str, str], tmp_path: Path) -> None:
     with started(store) as tracker:
         for step in (0, 570, 1140):
             tracker.log_metrics({"error": 1.0 / (step + 1), "epoch": step // 570}, step)
-            tracker.log_image(np.full((8, 8, 3), 200, dtype=np.uint8), "weights", step)
+            tracker.log_image(grey_picture(tmp_path / "grey.png"), "weights", step)
     assert records.metric_history(store[0], tracker.run_id, "error") == ([0, 570, 1140], [1.0, 1 / 571, 1 / 1141])
     images = [entry.path for entry in tracker.client.list_artifacts(tracker.run_id, "images")]
     assert sum(path.endswith(".png") for path in images) == 3
@@ -150,7 +151,7 @@ def test_a_store_that_is_down_keeps_the_calls_of_a_run_and_none_without_a_folder
         Tracker(uri, "0" * 32, "1").log_metrics({"a": 1.0}, 0)
     tracker = Tracker(uri, "0" * 32, "1", tmp_path)
     tracker.log_metrics({"a": 1.0, "b": float("inf")}, 5)
-    tracker.log_image(np.full((4, 6, 3), 200, dtype=np.uint8), "weights", 5)
+    tracker.log_image(grey_picture(tmp_path.with_suffix(".png")), "weights", 5)
     lines = [json.loads(line) for line in tracker.journal.path.read_text().splitlines()]  # type: ignore[union-attr]
     assert [line["call"] for line in lines] == ["metrics", "image"]
     assert [(name, value, step) for name, value, _, step in lines[0]["values"]] == [("a", 1.0, 5), ("b", np.inf, 5)]
@@ -204,7 +205,7 @@ def test_everything_arrives_once_whichever_call_fails(
         with tracker:
             tracker.log_parameters({"a": 1})
             tracker.log_metrics({"error": 0.5}, 1)
-            tracker.log_image(np.zeros((4, 4, 3), dtype=np.uint8), "deep/weights", 1)
+            tracker.log_image(grey_picture(tmp_path / "grey.png"), "deep/weights", 1)
             tracker.set_tags({"likelihood": "exact"})
             tracker.log_file(tmp_path / "file.txt", "deep")
             tracker.log_dataset("digits", "abc", "digits.h5", {"units": 64})

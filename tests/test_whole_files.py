@@ -209,11 +209,10 @@ def test_a_journal_that_was_cut_off_anywhere_loses_its_last_call_at_most(tmp_pat
 def test_files_of_a_journal_do_not_take_the_names_of_others(tmp_path: Path) -> None:
     """As when the process was killed while it removed them, and the journal was gone first."""
     journal = Journal(tmp_path)
-    journal.new_file(".png").touch()
-    journal.new_file("").mkdir()
-    journal.new_file(".png").touch()
-    (tmp_path / "unsent" / "files" / "000000.png").unlink()
-    assert journal.new_file("").name == "000003"
+    for _ in range(3):
+        journal.new_place().mkdir()
+    (tmp_path / "unsent" / "files" / "000000").rmdir()
+    assert journal.new_place().name == "000003"
 
 
 # ---------------------------------------------------------------------------------------------- who writes at all
@@ -228,7 +227,9 @@ IN_PLACE = {  # (file, call): why it may write to another name than `partial`
     ("tracking/journal.py", "open(self.path, 'ab+')"): "lines are added, and one that is cut off is passed over",
     ("tracking/journal.py", "shutil.copy2(path, kept / path.name)"): "a line names it afterwards",
     ("tracking/journal.py", "shutil.copytree(path, kept / path.name)"): "a line names it afterwards",
-    ("tracking/calls.py", "image.save(path)"): "a line names it afterwards",
+    ("runs/serve.py", "shutil.copyfile(model, place)"): "in a folder of the name `partial`",
+    ("tracking/calls.py", "shutil.copyfile(call['file'], whole)"): "a temporary folder",
+    ("tracking/calls.py", "thumbnail.save(small, method=0)"): "a temporary folder",
     ("training/checkpoints.py", "torch.save(checkpoint, buffer)"): "memory",
     (
         "runs/sweep_report/page.py",

@@ -27,6 +27,7 @@ STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.titlesize": 8,
+    "axes.titley": 1.0,  # else matplotlib looks where the axes' ticks end, which are below
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -58,9 +59,8 @@ def panels(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
         FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-        for unused in axes[count:]:
-            unused.set_visible(False)
+        grid = figure.add_gridspec(rows, columns)
+        axes = [figure.add_subplot(grid[divmod(number, columns)]) for number in range(count)]
         heading.write(figure)
         top = 1 - heading.inches / height
         if labels:
@@ -70,7 +70,7 @@ def panels(
                 borderaxespad=0,
             )  # fmt: skip
             top -= (legend_inches + 0.05) / height
-        yield figure, axes[:count]
+        yield figure, axes
         figure.tight_layout(rect=(0, 0, 1, top), w_pad=APART)
 
 

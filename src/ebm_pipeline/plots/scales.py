@@ -75,7 +75,7 @@ def mark_better(panel: Axes, better: str, place: float = 1.05) -> None:
         annotation_clip=False,
         arrowprops={
             "arrowstyle": "->", "linewidth": 0.7, "color": MARK_COLOUR, "shrinkA": 1, "shrinkB": 0,
-            "relpos": (0.5, 1.0 if up else 0.0),
+            "relpos": (0.5, 1.0 if up else 0.0), "patchA": None,
         },
         **style,
     )  # fmt: skip

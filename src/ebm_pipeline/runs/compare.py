@@ -137,7 +137,7 @@ def compare(
         path = folder / f"{key}.png"
         written = {path, plots.save(figure, path, files)}
         if tracker is not None:
-            tracker.log_image(plots.to_rgb(figure), key, 0)
+            tracker.log_image(path, key, 0)
             for one in sorted(written):
                 tracker.log_file(one, "comparison")
     title = f"Comparison of {len(runs)} runs" if tracker is None else f"Sweep {folder.name}"

@@ -184,13 +184,16 @@ class Training(Phases):
 
     def show(self, figure: Figure, key: str, step: int, label: str) -> None:
         """One figure, to MLflow and to files."""
-        plots.save(figure, self.folder / "pictures" / f"{key}_{label}.png", self.plan.files)
-        self.tracker.log_image(plots.to_rgb(figure), key, step)
+        self._shown(figure, key, label, step)
 
     def show_throughout(self, figure: Figure, key: str, label: str) -> None:
         """As `show`, one figure of the whole run: at the first step too, where the sliders of MLflow's pages rest."""
-        plots.save(figure, self.folder / "pictures" / f"{key}_{label}.png", self.plan.files)
-        self.tracker.log_image(plots.to_rgb(figure), key, 0, self.steps)
+        self._shown(figure, key, label, 0, self.steps)
+
+    def _shown(self, figure: Figure, key: str, label: str, *steps: int) -> None:
+        path = self.folder / "pictures" / f"{key}_{label}.png"
+        plots.save(figure, path, self.plan.files)
+        self.tracker.log_image(path, key, *steps)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Tensor], made: Mapping[str, str], data: DataSet) -> None:

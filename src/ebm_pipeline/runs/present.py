@@ -39,8 +39,8 @@ def record_assessment(
     tracker.set_tags(found.verdict.tags())
     if found.diagnosis is not None:
         for key, figure in diagnosis_figures(found.diagnosis, name, image_shape).items():
-            plots.save(figure, folder / f"{key}.png", files)
-            tracker.log_image(plots.to_rgb(figure), key, 0, last_step)
+            plots.save(figure, path := folder / f"{key}.png", files)
+            tracker.log_image(path, key, 0, last_step)
     if found.card is not None:
         record_card(found.card, name, folder, tracker, last_step, files)
 
@@ -130,5 +130,5 @@ def record_card(
         f"{name}: log Z by annealed importance sampling",
         f"{'; '.join(card.reasons) or 'determined'}; shaded: forward - 2 SE to reverse + 2 SE",
     )
-    plots.save(figure, folder / "log_partition.png", files)
-    tracker.log_image(plots.to_rgb(figure), "log_partition", 0, last_step)
+    plots.save(figure, path := folder / "log_partition.png", files)
+    tracker.log_image(path, "log_partition", 0, last_step)

@@ -6,15 +6,18 @@ whoever wrote it: `ebm-serve` checks the folder as data (`serving.folder`) and r
 
 from __future__ import annotations
 
+import json
+import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.pyfunc import save_model
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -24,11 +27,11 @@ from ebm_pipeline.data.visible import VisibleUnits
 from ebm_pipeline.models.storage import load_model
 from ebm_pipeline.runs.configuration import STORE_KEYS, check_keys, set_up_torch, tracking_uri
 from ebm_pipeline.runs.reference import model_file
-from ebm_pipeline.runs.serving.folder import REQUIREMENTS
+from ebm_pipeline.runs.serving.folder import ENVIRONMENTS, EXAMPLE, MLMODEL, MODEL, REQUIREMENTS
 from ebm_pipeline.runs.serving.machine import DEFAULTS, ServedMachine
 from ebm_pipeline.runs.trust import trusted_modules
 from ebm_pipeline.support.errors import UserError, check_whole
-from ebm_pipeline.support.files import whole_folder
+from ebm_pipeline.support.files import whole_folder, write_text
 from ebm_pipeline.support.listening import listening
 
 KEYS = {
@@ -60,23 +63,48 @@ def _load_pyfunc(path: str) -> MlflowMachine:
 
 
 def save_served(folder: Path, model: Path, example: Tensor, run_id: str, visible: VisibleUnits) -> None:
-    """Write the MLflow model of `model`, a model.h5, into `folder`, with `example` (images, units) as its input example."""
+    """Write the MLflow model of `model`, a model.h5, into `folder`, with `example` (images, units) as its input example.
+
+    The files are those of `mlflow.pyfunc.save_model`, which reads the metadata of all installed packages to compare five of them
+    with themselves.
+    """
     columns = -1 if visible.classes else visible.units  # classify takes images without labels too
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype(np.float32), (-1, columns))]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
         ParamSchema([ParamSpec(name, TYPES[type(default)], default) for name, default in DEFAULTS.items()]),
     )
+    described = Model(folder.name, run_id, signature=signature, saved_input_example_info=EXAMPLE)
+    described.add_flavor(
+        "python_function", loader_module=__name__, data=MODEL, code=None, streamable=False, env=ENVIRONMENTS,
+        python_version=platform.python_version(),
+    )  # fmt: skip
+    images = example.tolist()
     with whole_folder(folder) as partial:
-        save_model(
-            partial,
-            loader_module=__name__,
-            data_path=str(model),
-            mlflow_model=Model(artifact_path=folder.name, run_id=run_id),
-            signature=signature,
-            input_example=example.numpy(),
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-        )
+        place = partial / MODEL
+        place.parent.mkdir(parents=True)
+        shutil.copyfile(model, place)
+        write_text(partial / EXAMPLE["artifact_path"], json.dumps(images))
+        write_text(partial / EXAMPLE["serving_input_path"], json.dumps({"inputs": images}))
+        for name, text in environment().items():
+            write_text(partial / name, text)
+        described.model_size_bytes = place.stat().st_size
+        write_text(partial / MLMODEL, described.to_yaml())
+
+
+def environment() -> dict[str, str]:
+    """What an MLflow model rests on, as files for pip, conda and virtualenv."""
+    needed = [f"{name}=={version(name)}" for name in REQUIREMENTS]
+    python, tools = platform.python_version(), ["pip", "setuptools", "wheel"]
+    conda = {
+        "name": "mlflow-env", "channels": ["conda-forge"], "dependencies": [f"python={python}", "pip", {"pip": needed}]
+    }  # fmt: skip
+    virtual = {"python": python, "build_dependencies": tools, "dependencies": ["-r requirements.txt"]}
+    return {
+        "requirements.txt": "\n".join(needed),
+        ENVIRONMENTS["conda"]: yaml.safe_dump(conda),
+        ENVIRONMENTS["virtualenv"]: yaml.safe_dump(virtual),
+    }
 
 
 # ---------------------------------------------------------------------------------------------- ebm-serve

@@ -15,10 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from torch import Tensor
 
 from ebm_pipeline import plots
@@ -179,7 +177,7 @@ def send_pictures(tracker: Tracker, folder: Path, updates: int) -> None:
     for path in sorted((folder / "pictures").glob("*.png")):
         found = EPOCH_PICTURE.fullmatch(path.name)
         if found is not None:
-            tracker.log_image(np.asarray(Image.open(path).convert("RGB")), found[1], int(found[2]) * updates)
+            tracker.log_image(path, found[1], int(found[2]) * updates)
 
 
 def log_settings(work: Training) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import posixpath
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mlflow.entities import Dataset, DatasetInput, FileInfo, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -123,15 +123,15 @@ def _picture(run_id: str, call: Call) -> str:
 
 
 def _log_image(client: MlflowClient, run_id: str, call: Call) -> None:
-    pixels = call["image"] if "image" in call else np.asarray(Image.open(call["file"]))
-    picture = Image.fromarray(pixels)
-    largest = max(picture.size)
-    small = picture.resize([max(1, side * THUMBNAIL // largest) for side in picture.size])
     stem = _picture(run_id, call)
     with tempfile.TemporaryDirectory() as folder:
-        for image, name in ((picture, f"{stem}.png"), (small, f"{stem}+compressed.webp")):
-            path = Path(folder) / name
-            image.save(path)
+        whole, small = Path(folder) / f"{stem}.png", Path(folder) / f"{stem}+compressed.webp"
+        shutil.copyfile(call["file"], whole)
+        with Image.open(whole) as picture:
+            largest = max(picture.size)
+            thumbnail = picture.resize([max(1, side * THUMBNAIL // largest) for side in picture.size])
+        thumbnail.save(small, method=0)  # the quickest of WebP's ways
+        for path in (whole, small):
             client.log_artifact(run_id, str(path), "images")
     client.set_tag(run_id, IMAGES_TAG, "true")
 

@@ -35,16 +35,10 @@ class Journal:
     def pending(self) -> bool:
         return self.path.exists()
 
-    def append(self, call: Call, save: Callable[[Path], None] | None = None) -> None:
-        """Keep a call, a mapping that JSON can hold; a file it names under "file" is copied if it is not the run's own.
-
-        save: writes that file, a picture.
-        """
+    def append(self, call: Call) -> None:
+        """Keep a call, a mapping that JSON can hold; a file it names under "file" is copied if it is not the run's own."""
         with self._locked():
             self.path.parent.mkdir(exist_ok=True)
-            if save is not None:
-                save(picture := self.new_file(".png"))
-                call = {**call, "file": str(picture)}
             if "file" in call:
                 call = {**call, "file": self._own(Path(call["file"]))}
             self._write(call)
@@ -95,17 +89,17 @@ class Journal:
         calls, sent = self._read()
         return calls[sent:]
 
-    def new_file(self, suffix: str) -> Path:
-        """A name for a file that is kept along with a call."""
+    def new_place(self) -> Path:
+        """A folder, still to be made, for what is kept along with a call."""
         kept = self.path.parent / "files"
         kept.mkdir(parents=True, exist_ok=True)
         numbers = [int(path.stem) for path in kept.iterdir() if path.stem.isdigit()]
-        return kept / f"{max(numbers, default=-1) + 1:06d}{suffix}"
+        return kept / f"{max(numbers, default=-1) + 1:06d}"
 
     def _own(self, path: Path) -> str:
         """The path relative to the run's folder, of a copy if it lies elsewhere."""
         if not path.absolute().is_relative_to(self.folder):
-            kept = self.new_file("")
+            kept = self.new_place()
             kept.mkdir()
             path = Path(
                 shutil.copytree(path, kept / path.name) if path.is_dir() else shutil.copy2(path, kept / path.name)

@@ -16,11 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from numpy.typing import NDArray
-from PIL import Image
 
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.names import RENAMED_TAGS, SYSTEM
@@ -194,14 +191,14 @@ class Tracker:
         """A file, or a folder with all that is in it."""
         self._write("file", file=str(path), folder=folder)
 
-    def log_image(self, image: NDArray[np.uint8], key: str, *steps: int) -> None:
-        """One picture (height, width, 3) at steps of a series with a slider, in the section SERIES of MLflow's pages."""
+    def log_image(self, picture: Path, key: str, *steps: int) -> None:
+        """One picture, a PNG file, at steps of a series with a slider, in the section SERIES of MLflow's pages."""
         series = f"{SERIES}/{key}"
         for step in steps:
             self._at(step)
             if (_logged_as(series), step) not in self.logged:
                 self.logged.add((_logged_as(series), step))
-                self._write("image", image=image, key=series, step=step, time=int(time.time() * 1000))
+                self._write("image", file=str(picture), key=series, step=step, time=int(time.time() * 1000))
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
         self._write("table", columns={key: list(values) for key, values in columns.items()}, name=name)
@@ -307,10 +304,8 @@ class Tracker:
 
     def _keep(self, call: dict[str, Any]) -> None:
         assert self.journal is not None
-        image = call.get("image")
-        save = None if image is None else Image.fromarray(image).save
         try:
-            self.journal.append({key: value for key, value in call.items() if key != "image"}, save)
+            self.journal.append(call)
         except OSError as error:
             raise UserError(
                 f"neither the MLflow store nor {self.journal.path} takes what the run logs ({error}): free some space, then "

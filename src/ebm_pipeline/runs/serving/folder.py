@@ -17,6 +17,10 @@ from ebm_pipeline.support.errors import UserError
 
 MLMODEL = "MLmodel"
 MODEL = "data/model.h5"
+ENVIRONMENTS = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
+EXAMPLE = {
+    "artifact_path": "input_example.json", "serving_input_path": "serving_input_example.json", "type": "ndarray"
+}  # fmt: skip
 REQUIREMENTS = ("ebm_pipeline", "torch", "numpy", "h5py", "mlflow")
 LOADERS = ("ebm_pipeline.runs.serve", "ebm_pipeline.serving")  # the second in folders of earlier versions
 FILES = {
@@ -35,7 +39,7 @@ KEYS: dict[str, Any] = {
         "python_function": {
             "code": None,
             "data": MODEL,
-            "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+            "env": ENVIRONMENTS,
             "loader_module": LOADERS,
             "python_version": ANY,
             "streamable": False,
@@ -48,11 +52,7 @@ KEYS: dict[str, Any] = {
     "model_uuid": ANY,
     "prompts": None,
     "run_id": ANY,
-    "saved_input_example_info": {
-        "artifact_path": "input_example.json",
-        "serving_input_path": "serving_input_example.json",
-        "type": "ndarray",
-    },
+    "saved_input_example_info": EXAMPLE,
     "signature": TEXTS,
     "type_hint_from_example": False,
     "utc_time_created": ANY,
