@@ -60,7 +60,7 @@ INSIDE = {
         ("model",),
     ],
     "runs": [
-        ("features", "folders", "help", "moved", "places", "report", "trust"),
+        ("features", "folders", "help", "moved", "places", "report", "submitted", "trust"),
         ("configuration", "options", "serving", "swept"),
         ("beforehand", "description"),
         ("reference", "sweep_report"),

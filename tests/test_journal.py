@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import threading
 from collections.abc import Callable
 from math import inf
@@ -38,7 +41,7 @@ def test_calls_are_sent_once_in_order_and_the_folder_goes(tmp_path: Path) -> Non
     assert journal.send(taking(taken), inf) == 5
     assert taken == [0, 1, 2, 3, 4]
     assert not journal.pending
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"unsent.lock", "unsent.sending.lock"}
     assert journal.send(taking(taken), inf) == 0
 
 
@@ -94,3 +97,19 @@ def test_two_that_send_at_once_send_each_call_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert taken == list(range(50))
+
+
+def test_it_locks_only_what_it_may_write_as_nfs_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux locks a file of NFS through the server, which gives a lock for writing on what is open for writing alone."""
+    locked = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        locked(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    numbers: list[int] = []
+    assert kept(tmp_path, 3).send(taking(numbers), inf) == 3
+    assert numbers == [0, 1, 2]
+    assert not (tmp_path / "unsent").exists()

@@ -22,7 +22,7 @@ from kills import kill_self, patched
 from mlflow.tracking import MlflowClient
 
 from ebm_pipeline import cli
-from ebm_pipeline.runs import compare, plan, resume, sweep, swept, train
+from ebm_pipeline.runs import compare, plan, resume, submitted, sweep, swept, train
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.interruption import ending_with_parent
 from ebm_pipeline.tracking import records, store
@@ -329,6 +329,28 @@ def test_an_open_run_is_killed_only_if_nobody_works_on_it(outputs: Path, tmp_pat
     assert {job.folder.name: job.status for job in jobs} == {"deserted": "KILLED", "busy": "RUNNING"}
     stored = {run.name: run.status for run in records.children(uri, parent.run_id)}
     assert stored == {"deserted": "KILLED", "busy": "RUNNING", "lost": "KILLED"}
+
+
+def test_a_job_that_the_launcher_lost_is_killed_with_the_reason(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that another host's process may still work on, and one that never began."""
+    uri, root = f"sqlite:///{outputs / 'mlflow.db'}", outputs / "mlartifacts"
+    parent = Tracker.start(uri, store.prepare_store(uri, root, "lost"), "parent", {})
+    folder = tmp_path / "3_rbm"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "hydra.yaml").write_text("hydra: {job: {num: 3}}")
+    run = Tracker.start(uri, parent.experiment_id, "RBM", {records.OUTPUT_TAG: str(folder)}, parent.run_id)
+    records.write_run_file(folder, run.run_id, uri, "")
+    monkeypatch.setattr(submitted, "reasons", {3: "the job 7_3 was cancelled", 12: "the job 7_12 is gone"})
+    with resume.locked(folder):
+        jobs = sweep.jobs_of(tmp_path, uri, parent.run_id)
+    assert [str(job) for job in jobs] == [
+        "3_rbm (RBM): killed, the job 7_3 was cancelled",
+        "job 12: killed, the job 7_12 is gone",
+    ]
+    (stored,) = records.children(uri, parent.run_id)
+    assert (stored.status, stored.tags[records.ERROR_TAG]) == ("KILLED", "the job 7_3 was cancelled")
 
 
 def test_a_launcher_that_is_not_there_names_the_extra(outputs: Path) -> None:

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ebm_pipeline.plots import Files
-from ebm_pipeline.runs import resume
+from ebm_pipeline.runs import resume, submitted
 from ebm_pipeline.runs.compare import by_size, compare, files_of
 from ebm_pipeline.runs.configuration import build, open_experiment, tracking_uri
 from ebm_pipeline.runs.folders import (
@@ -35,7 +35,7 @@ from ebm_pipeline.support.files import can_write
 from ebm_pipeline.tracking import deadline, records
 from ebm_pipeline.tracking.address import without_password
 from ebm_pipeline.tracking.deadline import Patience
-from ebm_pipeline.tracking.records import PARENT_VARIABLE, RunRecord
+from ebm_pipeline.tracking.records import ERROR_TAG, PARENT_VARIABLE, RunRecord
 from ebm_pipeline.tracking.tracker import Tracker
 from ebm_pipeline.tracking.whose import check_artifacts
 
@@ -88,6 +88,7 @@ def leave_untouched(config: DictConfig) -> None:
 def start_sweep(config: DictConfig) -> None:
     """Make the parent run, or go on with it; the jobs, in this process or in others, find it in the environment."""
     check_files(config)
+    submitted.prepare(config)
     digest = resume.sweep_digest(config)
     folder = _chosen(config, SWEEP_DIR, digest)
     if str(folder) != config.hydra.sweep.dir:  # of which the jobs' configurations are made
@@ -157,31 +158,39 @@ class Job:
     folder: Path
     run: RunRecord | None
     status: str  # of MLflow; FAILED where the job ended before it had a run
+    reason: str = ""  # what is known beside its run's own
 
     @property
     def line(self) -> Line:
         """What the sweep's report says of it, where it did not finish."""
         name = f"{self.folder.name} ({self.run.name})" if self.run else self.folder.name
-        return Line.unfinished(name, self.run, self.status)
+        return Line.unfinished(name, self.run, self.status, self.reason)
 
     def __str__(self) -> str:
         return f"{self.line.name}: {self.line.said}{f', {self.line.reason}' if self.line.reason else ''}"
 
 
 def jobs_of(folder: Path, uri: str, run_id: str) -> list[Job]:
-    """The jobs that Hydra began in a sweep's folder. A run that is open though nobody works on it is marked as killed."""
+    """The jobs that Hydra began in a sweep's folder, and those of which it is known that they never began.
+
+    A run that is open though nobody works on it, or though its job is lost, is marked as killed.
+    """
     runs = {run.run_id: run for run in records.children(uri, run_id)}
+    reasons = dict(submitted.reasons)
     jobs = []
     for path in sorted(path.parent for path in folder.rglob(".hydra") if path.is_dir()):
         run = runs.pop(records.read_run_file(path).get("run_id", ""), None)
+        reason = reasons.pop(number, "") if (number := submitted.number_of(path)) is not None else ""
         status = run.status if run else "FAILED"
-        if run and status == "RUNNING" and not resume.at_work(path):
+        if run and status == "RUNNING" and (reason or not resume.at_work(path)):
             Tracker(uri, run.run_id, "").finish(status := "KILLED")
-        jobs.append(Job(path, replace(run, output_dir=path) if run else None, status))
+        if run and reason and status != "FINISHED" and not run.tags.get(ERROR_TAG):
+            Tracker(uri, run.run_id, "").set_tags({ERROR_TAG: reason})
+        jobs.append(Job(path, replace(run, output_dir=path) if run else None, status, reason))
     for run in runs.values():  # begun by a process that was killed before it could write the run's file
         if run.status == "RUNNING":
             Tracker(uri, run.run_id, "").finish("KILLED")
-    return jobs
+    return jobs + [Job(folder / f"job {number}", None, "KILLED", reason) for number, reason in sorted(reasons.items())]
 
 
 def finish_sweep(status: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import itertools
 import os
@@ -20,13 +21,24 @@ from numpy.typing import NDArray
 from ebm_pipeline.support.errors import UserError
 
 PARTIAL = ".partial"  # how the name of a file or folder that is being written ends
-_HERE = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine: others may write to the same folder
 _attempts = itertools.count()
+
+
+@functools.cache
+def _here() -> str:
+    """Of this machine since its start, or of this container: others write to the same folder, under the same process ids.
+
+    Containers of one machine, and machines that nobody gave a name, can have the same host name.
+    """
+    known = [platform.node()]
+    with suppress(OSError):  # elsewhere than on Linux
+        known += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return f"{zlib.crc32(' '.join(known).encode()):08x}"
 
 
 def partial_name(path: Path) -> Path:
     """A name beside `path` to write under, of this machine, process and attempt alone."""
-    return path.with_name(f"{path.name}.{_HERE}.{os.getpid()}.{next(_attempts)}{PARTIAL}")
+    return path.with_name(f"{path.name}.{_here()}.{os.getpid()}.{next(_attempts)}{PARTIAL}")
 
 
 @contextmanager
@@ -69,9 +81,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes of this machine that were killed left half written of this file or folder."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.{_HERE}.*{PARTIAL}*"):
-        process = left.name.removeprefix(f"{path.name}.{_HERE}.").split(".")[0]
+    """Remove what processes of this machine that were killed since its start left half written of this file or folder."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{_here()}.*{PARTIAL}*"):
+        process = left.name.removeprefix(f"{path.name}.{_here()}.").split(".")[0]
         if process.isdigit() and not psutil.pid_exists(int(process)):
             _remove(left)
 

@@ -1,8 +1,9 @@
 """Calls that the MLflow store did not take, kept in a run's folder until it does: unsent/journal.jsonl, a line per call.
 
 The file only grows: a line {"sent": n} says that the first n calls have arrived, and a line that a crash cut off is skipped.
-When all have arrived the folder `unsent` goes. A lock on the run's folder lets one process at a time write, one on `unsent` lets
-one at a time send: a training never waits for an `ebm-sync` that waits for the server.
+When all have arrived the folder `unsent` goes. One lock lets one process at a time write, another one at a time send: a training
+never waits for an `ebm-sync` that waits for the server. They are files that are opened to write, in the run's folder: NFS locks
+no folder, and nothing that is only read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ebm_pipeline.support.errors import UserError
 Call = Mapping[str, Any]
 FOLDER = "unsent"
 NAME = "journal.jsonl"
+WRITING, SENDING = "unsent.lock", "unsent.sending.lock"
 
 
 class Journal:
@@ -134,16 +136,15 @@ class Journal:
     @contextmanager
     def _sending(self, wait: bool) -> Iterator[bool]:
         """Whether this process may send now: there are calls, and no other process is at it."""
-        try:
-            descriptor = os.open(self.path.parent, os.O_RDONLY)
-        except FileNotFoundError:
+        if not self.pending:
             yield False
             return
+        descriptor, mine = self._opened(SENDING), False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             mine = self.pending  # the one before may have sent all
         except BlockingIOError:
-            mine = False
+            pass
         try:
             yield mine
         finally:
@@ -152,9 +153,12 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder, os.O_RDONLY)
+        descriptor = self._opened(WRITING)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
+
+    def _opened(self, name: str) -> int:
+        return os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)

@@ -55,9 +55,9 @@ class Line:
         return cls(name, run.run_id, said, reason, link_to(run.output_dir, folder, root))
 
     @classmethod
-    def unfinished(cls, name: str, run: RunRecord | None, status: str) -> Line:
-        """Of one that did not finish."""
-        reason = "no run was begun" if run is None else run.tags.get(ERROR_TAG, "")
+    def unfinished(cls, name: str, run: RunRecord | None, status: str, reason: str = "") -> Line:
+        """Of one that did not finish; reason: what is known beside the run's own."""
+        reason = (run.tags.get(ERROR_TAG, "") if run else "") or reason or ("" if run else "no run was begun")
         return cls(name, run.run_id if run else "", status.lower(), reason)
 
 
