@@ -36,4 +36,4 @@ class PersistentContrastiveDivergence(Contrastive):
             learning = contrast_exact(machine, clamped, moved.samples, generator)
         else:
             learning = contrast(machine, self.infer(machine, clamped, generator), moved.samples, generator)
-        return replace(learning, chains=moved.completed(learning.chains), info=learning.info | info)
+        return replace(learning, chains=moved.completed(learning.chains), info={**learning.info, **info})
