@@ -14,7 +14,7 @@ WORKERS := -n auto --maxprocesses 4 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow test-cluster lint format docs train sweep ui serve bench results pictures clean
+.PHONY: help setup reproduce test test-slow test-cluster lint format docs train sweep ui serve bench bench-scale bench-peers bench-gpu results pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -72,6 +72,15 @@ serve: setup ## a trained model at http://127.0.0.1:5001: make serve MODEL=outpu
 
 bench: setup ## the measured numbers of the documentation: speed, memory, likelihoods (EBM_DATA_DIR for MNIST; more than half an hour)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-scale: setup ## cost and memory against hidden units, chains, k, layers, threads, processes, images: make bench-scale ARGS="hidden chains"
+	$(BIN)/python -m benchmarks.scale $(ARGS)
+
+bench-peers: setup ## other programs that train RBMs, each in an environment of its own in outputs/peers, judged by one evaluator
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-gpu: setup ## epochs, tempering and AIS on a GPU against one core; needs a GPU
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 results: setup ## likelihoods of published machines beside ours, docs/table.md, trained and bracketed (hours; one row: make results ROW=rbm16)
 	$(BIN)/python -m benchmarks.results $(ROW)

@@ -239,6 +239,11 @@ def test_every_trainer_instantiates(option: str) -> None:
     assert isinstance(make(logger=False, enable_checkpointing=False, **given), pl.Trainer)
 
 
+def test_a_gpu_has_more_chains_unless_they_are_given() -> None:
+    assert composed("trainer=gpu").training.chains > composed().training.chains
+    assert composed("trainer=gpu", "training.chains=10").training.chains == 10
+
+
 @pytest.mark.parametrize("option", options("verdict"))
 def test_every_verdict_has_its_thresholds(option: str) -> None:
     assert isinstance(built("verdict", option), Criteria)

@@ -171,7 +171,7 @@ def equal_steps(
     spreads: list[Tensor] = []
     states = _draw(base, chains, generator)
     _anneal(machine.folded(), base, pilot.tolist(), states, generator, progress, spreads.append)
-    spread = torch.stack(spreads)
+    spread = torch.stack(spreads).cpu()  # as the temperatures are
     window = max(1, len(spread) // 50)
     smooth = torch.nn.functional.avg_pool1d(
         torch.nn.functional.pad(spread[None], (window, window), mode="replicate"), 2 * window + 1, 1

@@ -113,12 +113,13 @@ def equilibrate(
     base = data.mean(0) if visible_mean is None else visible_mean
     state = sampler.init(machine, states, (base.to(states[0].dtype), *(None,) * (machine.depth - 1)))
     watch = _Watch.of(machine, states, sweeps)
-    round_trips, info = 0.0, dict[str, float]()
+    round_trips = 0.0
+    info: Mapping[str, float | Tensor] = {}
     tried: dict[int, float] = {}
     while True:
         for done in range(max(tried, default=0) + 1, watch.sweeps + 1):
             state, info = sampler.step(machine, state, generator)
-            round_trips += info.get("sampler/round_trips", 0.0)
+            round_trips += float(info.get("sampler/round_trips", 0.0))
             watch.see(machine, state.samples, done)
             progress(done)
         traces = watch.traces()
@@ -135,7 +136,8 @@ def equilibrate(
         mixing=_mixing(watch.fine, max(_r_hat(trace) for trace in traces.values())),
         energies=watch.fine,
         visible=watch.visible,
-        info=info | ({"sampler/round_trips": round_trips} if "sampler/round_trips" in info else {}),
+        info={name: float(value) for name, value in info.items()}
+        | ({"sampler/round_trips": round_trips} if "sampler/round_trips" in info else {}),
         tried=tried,
     )
 

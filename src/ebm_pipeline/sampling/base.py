@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ebm_pipeline.models.machine import BoltzmannMachine, PartialStates, States
 
-Info = dict[str, float]  # numbers of one step, by name
+# Numbers of one step, by name; tensors without dimensions where they lie on a device that the host would wait for.
+Info = Mapping[str, float | Tensor]
 
 
 class SamplerState(Protocol):

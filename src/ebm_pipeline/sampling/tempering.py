@@ -14,7 +14,7 @@ equal parts (Syed et al. 2022, section 5.1).
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -51,8 +51,8 @@ class Replicas(NamedTuple):
 
     def info(self) -> Info:
         """sampler/swap_rate_k between replicas k - 1 and k, from the hottest; round trips in the last step, per chain."""
-        rates = {f"sampler/swap_rate_{index}": rate for index, rate in enumerate(self.rates.tolist(), start=1)}
-        return rates | {"sampler/round_trips": float(self.counts[1]) / self.walkers.shape[1]}
+        rates = {f"sampler/swap_rate_{index}": rate for index, rate in enumerate(self.rates.unbind(), start=1)}
+        return rates | {"sampler/round_trips": self.counts[1] / self.walkers.shape[1]}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class ParallelTempering:
         if any(index % 2 == ODD for index in clamped):
             raise UserError("parallel tempering sums the odd layers out and cannot clamp them: use sampler=gibbs")
         replicas = state._replace(  # these are changed in place below
-            walkers=state.walkers.clone(), rates=state.rates.clone(), counts=state.counts.clone()
+            walkers=state.walkers.clone(), counts=state.counts.clone()
         )
         replicas.counts[1] = 0
         for _ in range(self.steps):
@@ -119,9 +119,10 @@ class ParallelTempering:
             states = hot.sample(states, EVEN, generator, clamped)
             replicas = exchange(machine, replicas._replace(states=states), generator)
             replicas.counts[0] += 1
-            sweeps = int(replicas.counts[0])
-            if sweeps % PLACING_PERIOD == 0 and (self.warm_up is None or sweeps <= self.warm_up):
-                replicas = replicas._replace(betas=placed(replicas.betas, replicas.rates))
+            due = replicas.counts[0] % PLACING_PERIOD == 0  # numbers stay where they are: no device is waited for
+            if self.warm_up is not None:
+                due = due & (replicas.counts[0] <= self.warm_up)
+            replicas = replicas._replace(betas=torch.where(due, placed(replicas.betas, replicas.rates), replicas.betas))
         if finish:
             states = tempered(machine, replicas, replicas.betas).sample(replicas.states, ODD, generator, clamped)
             replicas = replicas._replace(states=states)
@@ -130,35 +131,37 @@ class ParallelTempering:
 
 def tempered(machine: BoltzmannMachine, replicas: Replicas, betas: Tensor) -> BoltzmannMachine:
     """The replicas' machines at inverse temperatures (replicas,), as one that steps on (replicas, chains, units)."""
-    biases = {f"layers/{index}/bias": bias for index, bias in enumerate(replicas.base)}
     beta = betas.to(machine.weights[0].dtype)[:, None, None]  # or the inputs would leave the dtype of the products
-    return machine.annealed(beta, machine.independent().with_tensors(biases))
+    layers = [
+        layer.annealed(beta, layer.with_tensors(bias=bias))
+        for layer, bias in zip(machine.layers, replicas.base, strict=True)
+    ]
+    return replace(machine, layers=tuple(layers), scale=beta * machine.scale)
 
 
 def exchange(machine: BoltzmannMachine, replicas: Replicas, generator: torch.Generator | None) -> Replicas:
     """One round of exchanges: pairs (0, 1), (2, 3), ... or (1, 2), (3, 4), ..., by the number of sweeps so far."""
-    count, chains = replicas.walkers.shape
-    lower = torch.arange(int(replicas.counts[0]) % 2, count - 1, 2, device=replicas.betas.device)
-    partner = torch.arange(count, device=lower.device)
-    partner[lower], partner[lower + 1] = lower + 1, lower
+    count = len(replicas.walkers)
+    index = torch.arange(count, device=replicas.betas.device)
+    lower = (index % 2 == replicas.counts[0] % 2) & (index < count - 1)  # of a pair
+    partner = index + lower.long() - lower.roll(1).long()  # of a replica that has none: itself
 
     own = tempered(machine, replicas, replicas.betas).free_energy(replicas.states)
     other = tempered(machine, replicas, replicas.betas[partner]).free_energy(replicas.states)
-    log_ratio = (own - other)[lower] + (own - other)[lower + 1]  # (pairs, chains)
+    change = own - other
+    log_ratio = change + change[partner]  # (replicas, chains), the same for both of a pair
     uniform = torch.rand(log_ratio.shape, generator=generator, dtype=log_ratio.dtype, device=log_ratio.device)
-    accepted = uniform.log() < log_ratio
+    accepted = uniform[torch.minimum(index, partner)].log() < log_ratio
 
-    source = torch.arange(count, device=lower.device)[:, None].repeat(1, chains)  # which replica each state comes from
-    source[lower] = torch.where(accepted, source[lower + 1], source[lower])
-    source[lower + 1] = torch.where(accepted, lower[:, None], source[lower + 1])
+    source = torch.where(accepted, partner[:, None], index[:, None])  # which replica each state comes from
     states = tuple(state.gather(0, source[..., None].expand_as(state)) for state in replicas.states)
-    rates = replicas.rates
-    rates[lower] = torch.lerp(rates[lower], log_ratio.clamp(max=0).exp().mean(1).to(rates.dtype), MEMORY)
+    seen = log_ratio.clamp(max=0).exp().mean(1)[:-1].to(replicas.rates.dtype)
+    rates = torch.where(lower[:-1], torch.lerp(replicas.rates, seen, MEMORY), replicas.rates)
     walkers = replicas.walkers.gather(0, source)
     replicas.counts[1] += (walkers[-1] == UP).sum()
     walkers[-1] = DOWN
     walkers[0] = torch.where(walkers[0] == DOWN, UP, walkers[0])
-    return replicas._replace(states=states, walkers=walkers)
+    return replicas._replace(states=states, walkers=walkers, rates=rates)
 
 
 def placed(betas: Tensor, rates: Tensor) -> Tensor:

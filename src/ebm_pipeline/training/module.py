@@ -75,9 +75,10 @@ class BoltzmannTraining(pl.LightningModule):
         self.named = dict(self.tensors.items())  # looking up a ParameterDict costs more
         self.current = machine.with_tensors(self.named)  # of the parameters themselves: made once, and moves with them
         self.averaged = None if recipe.average_from is None else AveragedModel(self.tensors)
-        self.sums: dict[str, float] = {}  # of the objective's numbers since the last validation
+        self.sums: dict[str, float | Tensor] = {}  # of the objective's numbers since the last validation
         self.summed = 0  # updates in the sums
         self.updates = 0  # of this epoch
+        self.unchecked: Tensor | None = None  # a sum that is not finite any more once a gradient was not
         self.offset_names = self._register("offset", self._first_offsets(visible_mean))
         chains = self._first_chains(visible_mean, begin_at)
         self.chain_names = self._register("chain", tuple(leaves(chains)))
@@ -190,6 +191,7 @@ class BoltzmannTraining(pl.LightningModule):
         """One update per batch (batch, units) of the block."""
         for batch in block:
             self.update(batch)
+        self._check_gradients()
         if self.trainer.is_last_batch:  # of the epoch: what is validated and saved has had all of its constraints
             self.constrain(self.updates, once_an_epoch=True)
             self.updates = 0
@@ -203,7 +205,7 @@ class BoltzmannTraining(pl.LightningModule):
         self._step(gradient)
         self._keep(learning.chains)
         if self.averaged is not None and (count := self.global_step - (self.recipe.average_from or 0)) > 0:
-            self.averaged.n_averaged.fill_(count)
+            self.averaged.n_averaged.fill_(count)  # its own update would read the number from the device
             for mean, tensor in zip(self.averaged.parameters(), self.named.values(), strict=True):
                 mean.lerp_(tensor, 1 / count)
 
@@ -244,7 +246,15 @@ class BoltzmannTraining(pl.LightningModule):
         return offsets
 
     def _check_gradient(self, gradient: Mapping[str, Tensor]) -> None:
-        if not math.isfinite(float(gradient["layers/1/bias"].sum())):
+        """At once on the CPU; on a device, which the host would wait for, with the others of the block."""
+        total = gradient["layers/1/bias"].sum()
+        self.unchecked = total if self.unchecked is None else self.unchecked + total
+        if total.is_cpu:
+            self._check_gradients()
+
+    def _check_gradients(self) -> None:
+        total, self.unchecked = self.unchecked, None
+        if total is not None and not math.isfinite(float(total)):
             raise DivergedError(
                 f"training diverged: the gradient is not finite at step {self.global_step} (epoch {self.current_epoch}); "
                 "lower optimizer.lr"
@@ -299,7 +309,7 @@ class BoltzmannTraining(pl.LightningModule):
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         """Once per epoch. The images are the module's own, not the loader's: `batch` only gives the beat."""
         self._check_finite()
-        sums = processes.gathered(self.sums)
+        sums = processes.gathered({name: float(value) for name, value in self.sums.items()})
         means = {name: sum(own[name] for own in sums) / len(sums) / self.summed for name in self.sums}
         self.sums, self.summed = {}, 0
         self.log_dict(processes.decided(self.metrics) | means, on_epoch=True, batch_size=1)

@@ -68,6 +68,8 @@ class Bernoulli(Layer):
     def anneal_step(
         self, field: Tensor, scale: float, earlier: Self, earlier_scale: float, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
+        if not field.is_cpu:  # the host would wait for the device to tell whether the products are in range
+            return super().anneal_step(field, scale, earlier, earlier_scale, generator)
         # sum softplus(a) - softplus(b) = log prod (1 + e^a) / (1 + e^b): one logarithm per sample in place of two per unit,
         # and 1 + e^a draws the unit as well. Base 2 because exp2 costs half of exp.
         normalizer = _exp(self.bias, field, scale).add_(1)

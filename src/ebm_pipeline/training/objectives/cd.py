@@ -39,4 +39,4 @@ class ContrastiveDivergence(Contrastive):
             start = machine.sample(start, ODD, generator)
         moved, info = self.sampler.step(machine, Chains(start), generator, finish=False)
         learning = contrast(machine, posterior, moved.samples, generator)
-        return replace(learning, chains=None, info=learning.info | info)
+        return replace(learning, chains=None, info={**learning.info, **info})

@@ -17,6 +17,7 @@ from ebm_pipeline.models.inference import MeanField, Posterior, sample_posterior
 from ebm_pipeline.models.layers import Layer
 from ebm_pipeline.models.machine import ODD, BoltzmannMachine, PartialStates, States
 from ebm_pipeline.sampling import Sampler
+from ebm_pipeline.sampling.base import Info
 from ebm_pipeline.support.errors import check_whole
 
 
@@ -27,7 +28,7 @@ class Learning:
     gradient: dict[str, Tensor]
     chains: Any  # of an objective that keeps none: None
     data: States
-    info: dict[str, float]
+    info: Info
 
 
 @runtime_checkable
@@ -115,7 +116,7 @@ def contrast(
         for layer, state, inputs in zip(machine.layers, posterior.means, posterior.inputs, strict=True)
     )
     stacked = tuple(torch.cat(pair) for pair in zip(data, _complete(means), strict=True))
-    info = {"train/mean_field_steps": float(posterior.steps)} if machine.depth > 2 else {}
+    info: Info = {"train/mean_field_steps": float(posterior.steps)} if machine.depth > 2 else {}
     return _learning(machine, stacked, _complete(completed), len(posterior.means[0]), info)
 
 
@@ -125,7 +126,7 @@ def _statistic(layer: Layer, inputs: Tensor, generator: torch.Generator) -> Tens
 
 
 def _learning(
-    machine: BoltzmannMachine, stacked: States, chains: States, data_size: int, info: dict[str, float] | None = None
+    machine: BoltzmannMachine, stacked: States, chains: States, data_size: int, info: Info | None = None
 ) -> Learning:
     """Mean of d E over the first `data_size` rows, the data's, minus its mean over the others, the chains'."""
     dtype = machine.layers[0].bias.dtype

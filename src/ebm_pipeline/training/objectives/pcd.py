@@ -36,4 +36,4 @@ class PersistentContrastiveDivergence(Contrastive):
             learning = contrast_exact(machine, clamped, moved.samples, generator)
         else:
             learning = contrast(machine, self.infer(machine, clamped, generator), moved.samples, generator)
-        return Learning(learning.gradient, moved.completed(learning.chains), learning.data, learning.info | info)
+        return Learning(learning.gradient, moved.completed(learning.chains), learning.data, {**learning.info, **info})
