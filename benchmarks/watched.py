@@ -14,6 +14,7 @@ from ebm_pipeline import cli
 from ebm_pipeline.support import elapsed
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
     from torch import Tensor
 
 
@@ -23,8 +24,8 @@ def main() -> None:
     inside = [0.0, 0.0]
     begin = cli._begin_job
 
-    def begin_and_watch(name: str) -> None:
-        begin(name)
+    def begin_and_watch(name: str, config: DictConfig) -> None:
+        begin(name, config)
         from ebm_pipeline.training.module import BoltzmannTraining
 
         step = BoltzmannTraining.training_step

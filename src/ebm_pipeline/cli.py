@@ -116,7 +116,7 @@ def _run(
     def job(config: DictConfig) -> object:
         try:
             with within_memory():
-                _begin_job(config_name)
+                _begin_job(config_name, config)
                 return task(config)
         except UserError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweeper must learn that this job failed
@@ -155,12 +155,16 @@ def _run(
         sys.exit(code or 1)
 
 
-def _begin_job(name: str) -> None:
+def _begin_job(name: str, config: DictConfig) -> None:
     """The worker processes of a sweep begin here. What a command works with is imported once, also for several jobs."""
     elapsed.begin()
     set_up_terminal()
     set_up_mlflow()
     importing.begin(_module(name))
+    if name == "train" and _module(name) not in sys.modules and config.get("resume") is None:
+        from ebm_pipeline.runs import configuration
+
+        configuration.read_data_ahead(config)
     import_module(_module(name))
     importing.done()
 

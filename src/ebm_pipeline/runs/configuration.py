@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -36,6 +38,10 @@ READER_KEYS = {  # of a command that reads a run; `run` is taken as it was typed
     "run": Any, "part": str, "seed": int, "threads": int | None, "output_root": str, "tracking": Mapping,
     "trust": Sequence | None,
 }  # fmt: skip
+OWN_DATA = "ebm_pipeline.data."
+MOST_AHEAD = 200_000_000  # bytes of a file that is read ahead: who ends the command meanwhile waits for it
+
+_ahead: tuple[Any, Future[DataSet]] | None = None  # plain settings of data that are read, and these
 
 
 def build(config: Any, what: str, kind: Any = object) -> Any:
@@ -198,7 +204,7 @@ def build_data(config: DictConfig) -> DataSet:
     """The data set; where the file decides the number of pixels or of classes, the configuration learns it."""
     from ebm_pipeline.data import DataSet
 
-    data: DataSet = build(config.data, "data", DataSet)
+    data: DataSet = _read_ahead(config.data) or build(config.data, "data", DataSet)
     with open_dict(config):
         if config.data.units is None:
             config.data.units = data.units
@@ -207,6 +213,51 @@ def build_data(config: DictConfig) -> DataSet:
         if data.values.categories and config.data.get("categories") is None:
             config.data.categories = data.values.categories
     return data
+
+
+def read_data_ahead(config: DictConfig) -> None:
+    """Begin to build the data set in a thread, beside imports: reading and computing leave Python to those.
+
+    `build_data` takes it, or raises what went wrong. Nothing happens where the file is still to be made, or large, or where code
+    of others has to do with it.
+    """
+    global _ahead
+    import ebm_pipeline.data  # noqa: F401 (all of torch, before two threads import)
+
+    with suppress(OmegaConfBaseException, OSError, LookupError, TypeError, RuntimeError):  # `build_data` says more
+        settings = OmegaConf.to_container(config.data, resolve=True)
+        targets = [value for key, value in _items(settings) if key == "_target_"]
+        own = all(str(target).startswith(OWN_DATA) for target in targets)
+        if not own or not isinstance(settings, dict) or not (path := Path(settings["path"])).is_file():
+            return
+        if path.stat().st_size <= MOST_AHEAD:
+            found: Future[DataSet] = Future()
+            Thread(target=_read, args=(settings, config.get("threads"), found), name="data").start()
+            _ahead = settings, found
+
+
+def _read(settings: Any, threads: int | None, found: Future[DataSet]) -> None:
+    from ebm_pipeline.data import DataSet
+
+    try:
+        set_up_torch(threads)  # which is of each thread, and sums depend on it
+        found.set_result(build(settings, "data", DataSet))
+    except BaseException as error:
+        found.set_exception(error)
+
+
+def _read_ahead(config: DictConfig) -> DataSet | None:
+    """What was read ahead of these settings, once."""
+    global _ahead
+    ahead, _ahead = _ahead, None
+    return ahead[1].result() if ahead is not None and ahead[0] == OmegaConf.to_container(config, resolve=True) else None
+
+
+def _items(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Keys and values of nested mappings and lists."""
+    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ():
+        yield key, value
+        yield from _items(value)
 
 
 def build_images(config: DictConfig) -> tuple[Images, str | None]:

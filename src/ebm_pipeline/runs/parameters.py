@@ -7,13 +7,15 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ebm_pipeline.runs import swept
-from ebm_pipeline.runs.plan import Plan
 from ebm_pipeline.tracking.records import PARENT_VARIABLE
-from ebm_pipeline.training.constraints import Constraint
-from ebm_pipeline.training.penalties import Penalty
+
+if TYPE_CHECKING:  # with Lightning, of which the head of a sweep has no need
+    from ebm_pipeline.runs.plan import Plan
+    from ebm_pipeline.training.constraints import Constraint
+    from ebm_pipeline.training.penalties import Penalty
 
 SWEPT_VARIABLE = PARENT_VARIABLE + "_SWEPT"  # how the jobs of a sweep learn what is swept
 OTHERWISE = ("model", "hidden_units", "data", "data/transform")  # what names a parameter of its own
