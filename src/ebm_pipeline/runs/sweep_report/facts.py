@@ -25,7 +25,7 @@ from ebm_pipeline.runs.sweep_report.results import (
     interval_of,
 )
 from ebm_pipeline.tracking import records
-from ebm_pipeline.tracking.records import ERROR_TAG, RunRecord
+from ebm_pipeline.tracking.records import ERROR_TAG, PRUNED_TAG, RunRecord
 
 MOST_VALUES = 12  # of a setting that was swept
 DIAGNOSED = (
@@ -57,7 +57,9 @@ class Line:
     @classmethod
     def unfinished(cls, name: str, run: RunRecord | None, status: str) -> Line:
         """Of one that did not finish."""
-        reason = "no run was begun" if run is None else run.tags.get(ERROR_TAG, "")
+        reason = (
+            "no run was begun" if run is None else run.tags.get(PRUNED_TAG if status == "PRUNED" else ERROR_TAG, "")
+        )
         return cls(name, run.run_id if run else "", status.lower(), reason)
 
 
