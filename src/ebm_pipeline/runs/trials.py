@@ -160,7 +160,7 @@ def check_address(address: object) -> None:
     except ArgumentError as error:
         raise UserError(
             "hydra.sweeper.storage must be null (a file in the sweep's folder) or the address of a database, such as "
-            f"postgresql://USER@HOST/DATABASE; got {address!r}"
+            f"postgresql+psycopg2://USER@HOST/DATABASE; got {address!r}"
         ) from error
     if password is not None:
         raise UserError(

@@ -30,7 +30,6 @@ import torch.distributed as dist
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
@@ -40,6 +39,7 @@ from ebm_pipeline.support.launched import launched
 
 T = TypeVar("T")
 CONTEXT = multiprocessing.get_context("forkserver")  # the packages are imported once for all, and no CUDA is forked
+FIRST_PORT, PORTS = 15_000, 10_000  # where processes that srun started meet
 SECONDS_TO_END = 10  # for a process that has nothing left to do, and for one whose connection broke
 
 
@@ -255,12 +255,19 @@ def _meet() -> None:
     _met = True
     own = launched()
     assert own is not None
-    elastic = own.by == "torchrun"
-    known = TorchElasticEnvironment() if elastic else SLURMEnvironment(auto_requeue=False)
-    address, port = known.main_address, known.main_port
-    _choose_interface(address)
-    method = "env://" if elastic else f"tcp://{address}:{port}"
-    dist.init_process_group(_backend(), init_method=method, rank=own.rank, world_size=own.count)
+    if own.by == "srun":
+        _place_of_the_step()
+    _choose_interface(os.environ["MASTER_ADDR"])
+    dist.init_process_group(_backend(), rank=own.rank, world_size=own.count)
+
+
+def _place_of_the_step() -> None:
+    """Where the first process of a step of Slurm is met, unless that is given: its first node, a port by job and step."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    numbers = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    port = FIRST_PORT + sum(int(number) for number in numbers if number.isdecimal()) % PORTS
+    os.environ.setdefault("MASTER_PORT", str(port))
 
 
 def _choose_interface(address: str) -> None:
