@@ -66,8 +66,9 @@ INSIDE = {
         ("reference", "sweep_report"),
         ("assess", "compare", "covered", "resume", "data", "serve", "start", "sync", "ui"),
         ("present",),
-        ("referee", "plan", "sample"),
+        ("referee", "plan", "sample", "trials"),
         ("parameters",),
+        ("search",),
         ("evaluate", "sweep"),
         ("phases",),
         ("models",),
@@ -165,6 +166,7 @@ def test_a_command_starts_without_torch() -> None:
         "from ebm_pipeline.support import conf, elapsed, importing",
         "from ebm_pipeline.support.errors import UserError, within_memory",
         "from ebm_pipeline.support.interruption import Interrupted, ending_with_parent, interruptible",
+        "from ebm_pipeline.support.launched import launched",
         "from ebm_pipeline.support.terminal import set_up_terminal",
         "from ebm_pipeline.tracking.environment import set_up_mlflow",
     ]

@@ -58,7 +58,8 @@ def built(group: str, option: str, *overrides: str) -> Any:
 def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {
-        "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "experiment/table", "initialization",
+        "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "experiment/table", "hydra/sweeper",
+        "initialization",
         "model", "objective", "optimizer", "plots", "recipe", "recipe_on", "sampler", "scheduler", "sweep", "task",
         "trainer", "verdict", "width",
     } == GROUPS  # fmt: skip
@@ -88,7 +89,7 @@ def test_every_option_composes_and_resolves(group: str, option: str) -> None:
         assert isinstance(build(composed(f"task={option}", "run=x", name="sample").task, "task"), Task)
         return
     if (group, option) == ("sweep", "optuna"):
-        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install '.[sweeps]'")
+        pytest.importorskip("optuna", reason="needs the extra: pip install '.[sweeps]'")
     if group == "width":  # by the data set alone
         assert composed(f"data={option}").hidden_units == composed("data=mnist", f"width={option}").hidden_units != 200
         return

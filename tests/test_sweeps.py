@@ -210,7 +210,7 @@ SEARCH = ("sweep=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", 
 @pytest.fixture(scope="module")
 def search(outputs: Path) -> Path:
     """The folder of a finished search."""
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install '.[sweeps]'")
+    pytest.importorskip("optuna", reason="needs the extra: pip install '.[sweeps]'")
     folder = outputs / "searches" / "one"
     done = swept_by(outputs, folder, *SEARCH)
     assert done.code == 0, done.err
@@ -241,7 +241,8 @@ def test_an_interrupted_search_makes_the_same_trials(
     assert sorted(run.status for run in runs_of(outputs, folder)[1].values()) == ["FINISHED", "KILLED"]
     done = swept_by(outputs, folder, *SEARCH, "resume=auto")
     assert done.code == 0, done.err
-    assert done.out.count("nothing left to do") == 1
+    assert "Launching 1 jobs" in done.out  # the second trial goes on, the first is not run again
+    assert "#0" not in done.out
     one, two = (yaml.safe_load((path / "optimization_results.yaml").read_text()) for path in (search, folder))
     assert one == two
     rates = [[run.params["lr"] for run in runs_of(outputs, path)[1].values()] for path in (search, folder)]
@@ -250,7 +251,7 @@ def test_an_interrupted_search_makes_the_same_trials(
 
 @pytest.mark.slow
 def test_a_search_of_which_no_trial_has_the_metric_is_one_message(outputs: Path, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install '.[sweeps]'")
+    pytest.importorskip("optuna", reason="needs the extra: pip install '.[sweeps]'")
     words = ("sweep=optuna", "hydra.sweeper.n_trials=1", "metric=nothing", "likelihood=null")
     done = swept_by(outputs, tmp_path / "search", *words)
     assert done.code == 1

@@ -19,7 +19,7 @@ from ebm_pipeline.tracking.address import check_address
 
 GOOD = [
     "sqlite:////tmp/mlflow.db", "sqlite:///relative/mlflow.db", "sqlite:////tmp/a b/ä#/mlflow.db", "http://127.0.0.1:5000",
-    "https://user:word@host/path", "postgresql://user:word@host/database", "mysql+pymysql://host/database",
+    "https://user@host/path", "postgresql://user@host/database", "mysql+pymysql://host/database",
 ]  # fmt: skip
 BAD = {
     "sqlite:////tmp/\udcff/mlflow.db": "no UTF-8",
@@ -49,6 +49,20 @@ def test_what_is_no_address_of_a_store_is_one_message(uri: str) -> None:
     with pytest.raises(UserError, match=BAD[uri]) as caught:
         check_address(uri)
     assert "sqlite:///FILE" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "instead"),
+    [
+        ("https://user:secret@host/path", "MLFLOW_TRACKING_PASSWORD"),
+        ("postgresql+psycopg2://user:secret@host/database", "PGPASSWORD"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_and_is_not_shown(uri: str, instead: str) -> None:
+    """It would stand in run.json, config.yaml and what the run logs of itself."""
+    with pytest.raises(UserError, match=f"holds a password.*{instead}") as caught:
+        check_address(uri)
     assert "secret" not in str(caught.value)
 
 

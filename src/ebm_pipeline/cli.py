@@ -21,8 +21,11 @@ from ebm_pipeline import __version__
 from ebm_pipeline.support import conf, elapsed, importing
 from ebm_pipeline.support.errors import UserError, within_memory
 from ebm_pipeline.support.interruption import Interrupted, ending_with_parent, interruptible
+from ebm_pipeline.support.launched import launched
 from ebm_pipeline.support.terminal import set_up_terminal
 from ebm_pipeline.tracking.environment import set_up_mlflow
+
+TOGETHER = "ddp"  # trainer.strategy of one model in several processes
 
 
 def config_folder() -> str:
@@ -31,13 +34,34 @@ def config_folder() -> str:
 
 
 def _train(config: DictConfig) -> float | None:
+    own = launched()
+    if own is None or config.trainer.get("strategy") != TOGETHER:
+        return _train_one(config)
+    from ebm_pipeline.training import processes
+
+    if own.rank > 0:  # a task of a sweep's job: of a command on its own it has not come here
+        _follow()
+        return None
+    try:
+        return _train_one(config)
+    finally:
+        processes.dismiss()
+
+
+def _train_one(config: DictConfig) -> float | None:
     from ebm_pipeline.runs import configuration, train, trust
     from ebm_pipeline.tracking import records
 
     trust.see_own_modules()  # which the user's own configuration names
     try:
         with interruptible(), ending_with_parent():  # for the jobs of a sweep in processes of their own
-            return train.metric_of(config, train.train(config, configuration.output_folder()))
+            folder = configuration.output_folder()
+            if configuration.of_search():
+                from ebm_pipeline.runs.trials import Trial
+
+                train.train(config, folder, Trial.of_this_job())  # which tells the search itself
+                return None
+            return train.metric_of(config, train.train(config, folder))
     except UserError as error:
         if records.PARENT_VARIABLE in os.environ:  # the sweep goes on with its other jobs: say now what happened
             print(f"error: {error}", file=sys.stderr)
@@ -181,11 +205,9 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _message_of(error: ValueError) -> str:
-    """What a ValueError of Hydra's or Optuna's means; others are raised again."""
+    """What a ValueError of Hydra's means; others are raised again."""
     if isinstance(error.__cause__, OSError):  # of the log that Hydra opens in the output folder
         return _cannot_write(error.__cause__)
-    if "No trials are completed" in str(error):
-        return "error: no trial of the search gave a metric to go by: see why above"
     if "Config group override" in str(error):
         return "error: a group takes the name of one of its choices (trainer=cpu); got null or something else. --help lists them"
     raise error
@@ -220,13 +242,57 @@ def _first_lines(error: Exception, name: str) -> str:
     cause = error.__cause__
     text = f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
     text = mended(text, name, Path(config_folder()))
-    if "hydra/sweeper/" in text or "hydra/launcher/" in text:
+    if "hydra/launcher/" in text:
         text += "\nOptuna and Submitit come with an optional extra: pip install 'ebm_pipeline[sweeps]'"
     return text
 
 
+def _follow() -> None:
+    """What the processes do that torchrun or srun has started beside the first."""
+    set_up_mlflow()
+    from ebm_pipeline.runs import train, trust  # noqa: F401  what the first one gives them is there
+    from ebm_pipeline.training import processes
+
+    trust.see_own_modules()
+    processes.follow()
+
+
+def _together(words: Sequence[str]) -> bool:
+    """Whether the command trains one model in several processes; what is wrong with it the first of them says."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        given = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            config = compose("train", [str(one.input_line) for one in given if not one.is_sweep_override()])
+        return bool(config.trainer.get("strategy") == TOGETHER)
+    except (HydraException, OmegaConfBaseException):
+        return False
+
+
 def train() -> None:
-    """ebm-train: train one model, or with -m several."""
+    """ebm-train: train one model, or with -m several. One of those that torchrun or srun has started: its part of one."""
+    own = launched()
+    if own is None or not _together(sys.argv[1:]):
+        _command()
+        return
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        sys.exit(
+            f"error: {own.by} starts the processes of one training, not of a sweep: see docs/scaling.md for sweeps of such"
+        )
+    if own.rank > 0:
+        _follow()
+        return
+    try:
+        _command()
+    finally:
+        from ebm_pipeline.training import processes
+
+        processes.dismiss()
+
+
+def _command() -> None:
 
     def finish(status: str) -> bool:
         if "EBM_PARENT_RUN" not in os.environ:

@@ -72,7 +72,7 @@ def compare_runs(config: DictConfig, references: Sequence[str], folder: Path) ->
         record = records.find_run(uri, reference)
         below = records.children(record.uri, record.run_id, record.output_dir)
         under = [run for run in below if run.status == "FINISHED"]
-        unfinished += [Line.unfinished(run.name, run, run.status) for run in below if run.status != "FINISHED"]
+        unfinished += [Line.unfinished(run.name, run, run.outcome) for run in below if run.status != "FINISHED"]
         runs += sorted(under, key=by_size) or [record]
     compare(runs, folder, None, unfinished=unfinished, root=Path(config.output_root), files=files)
     log.info(f"pictures, tables and report.html: {folder}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 REFUSALS = (
     TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError, ImportError,
 )  # fmt: skip
+SEARCH = "hydra_plugins.ebm_search.OptunaSearch"  # the sweeper of conf/sweep/optuna.yaml
 STORE_KEYS = {"uri": str | None}  # of `tracking`, in a command that reads
 READER_KEYS = {  # of a command that reads a run; `run` is taken as it was typed
     "run": Any, "part": str, "seed": int, "threads": int | None, "output_root": str, "tracking": Mapping,
@@ -288,6 +290,12 @@ def run_references(key: str) -> list[str]:
         value = OverridesParser.create().parse_override(words[-1]).value()
         return [str(one) for one in (value if isinstance(value, list) else [value])]
     return [name for name in (name.strip() for name in typed.strip().strip("[]").split(",")) if name]
+
+
+def of_search() -> bool:
+    """Whether this job is a trial of `sweep=optuna`."""
+    hydra = HydraConfig.get()
+    return bool(hydra.mode == RunMode.MULTIRUN and hydra.sweeper.get("_target_") == SEARCH)
 
 
 def output_folder() -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import socket
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
@@ -25,10 +27,13 @@ from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.tracking.tracker import Tracker
 from ebm_pipeline.training import processes
 from ebm_pipeline.training.blocks import Blocks
-from ebm_pipeline.training.callbacks import EveryEpochs, OwnSignals, Patience, Progress, Record
+from ebm_pipeline.training.callbacks import AfterEpoch, EveryEpochs, OwnSignals, Patience, Progress, Record
 from ebm_pipeline.training.checkpoints import every_epoch, fault_in_restoring, newest
 from ebm_pipeline.training.module import BoltzmannTraining, Encoder
 from ebm_pipeline.training.pretraining import Pretraining, grow, pretrain
+
+if TYPE_CHECKING:
+    from ebm_pipeline.runs.trials import Trial
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and adverts
 for _name in ("pytorch_lightning", "lightning_fabric"):
@@ -46,6 +51,7 @@ class Phases:
 
     def run(self) -> tuple[BoltzmannMachine, BoltzmannTraining]:
         """All trainings: the trained machine and the module that trained it last."""
+        self.check_same_data()
         machine = self.plan.initial
         if self.plan.model.pretraining is not None:
             machine = self.pretrain(self.plan.model.pretraining, machine)
@@ -54,6 +60,16 @@ class Phases:
         begin_at = plan.monitored.training if plan.trained_before else None
         module = BoltzmannTraining(machine, plan.recipe, plan.data_mean, plan.monitored, begin_at=begin_at)
         return self.fit(module, self.config.training.epochs, ""), module
+
+    def check_same_data(self) -> None:
+        """Raise UserError unless all processes have the same data: the gradient would be that of neither."""
+        digest, machine = self.plan.data.digest, socket.gethostname()
+        for rank, (other, where) in enumerate(processes.gathered((digest, machine))):
+            if other != digest:
+                raise UserError(
+                    f"the processes of this training have different data: {digest} on {machine}, {other} on {where} (process "
+                    f"{rank}), each in its {self.plan.data.path}: give all of them the same file"
+                )
 
     def pretrain(self, pretraining: Pretraining, machine: BoltzmannMachine) -> BoltzmannMachine:
         """Layerwise pretraining with a Lightning trainer per RBM; the composed machine."""
@@ -127,6 +143,7 @@ class Training(Phases):
     text: str
     tracker: Tracker
     began: float  # when the job did, on the clock of time.perf_counter
+    trial: Trial | None = None  # of a search
     records: list[Record] = field(default_factory=list)  # one per phase, in their order
 
     @property
@@ -150,7 +167,8 @@ class Training(Phases):
         name = f"{self.plan.model.name}{' ' + phase if phase else ''}"
         progress = Progress(name, len(self.plan.data.train_batches()))
         pictures = [EveryEpochs(self.plan.pictures.every_epochs, self._draw_epoch)] if joint else []
-        return [progress, *pictures, record]
+        trial = [AfterEpoch(self.trial.after_epoch)] if joint and self.trial else []
+        return [progress, *pictures, record, *trial]
 
     def keep_pretrained(self, machine: BoltzmannMachine) -> None:
         """Saved beside the final one."""

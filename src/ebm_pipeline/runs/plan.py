@@ -38,6 +38,7 @@ from ebm_pipeline.runs.start import Start, find_start
 from ebm_pipeline.sampling import TrajectoryTempering
 from ebm_pipeline.support.errors import UserError, check_number, check_whole
 from ebm_pipeline.support.glossary import LIKELIHOOD, SAMPLES
+from ebm_pipeline.support.launched import launched
 from ebm_pipeline.support.names import current, names_of
 from ebm_pipeline.support.signatures import check_kind
 from ebm_pipeline.tracking import tracker
@@ -68,7 +69,16 @@ TRACKING_KEYS = {
     "uri": str | None, "experiment": str, "run_name": str | None, "tags": Mapping, "system_metrics": bool, "log_model": bool,
     "register_as": str | None,
 }  # fmt: skip
-TRAINER_KEYS = ("accelerator", "devices", "strategy", "deterministic", "benchmark", "detect_anomaly", "profiler")
+TRAINER_KEYS = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "deterministic",
+    "benchmark",
+    "detect_anomaly",
+    "profiler",
+)
 INSTEAD = {  # what does here what an option of Lightning's Trainer does elsewhere
     "accumulate_grad_batches": "set data.batch_size",
     "gradient_clip_val": "lower optimizer.lr",
@@ -76,7 +86,6 @@ INSTEAD = {  # what does here what an option of Lightning's Trainer does elsewhe
     "max_epochs": "set training.epochs",
     "max_steps": "set training.epochs",
     "precision": "set training.products",
-    "num_nodes": "start as many processes on one machine as it has devices, trainer=ddp",
 }
 VALIDATION = "validation/"  # how numbers of the validation images begin, in the store
 MOST_INITIALIZING = 10_000  # training images that weights can be initialized by
@@ -231,7 +240,7 @@ def make_trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback], 
         "trainer",
         max_epochs=epochs,
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *processes.environment()],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -244,17 +253,31 @@ def make_trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback], 
 
 
 def process_count(config: DictConfig, data: DataSet) -> int:
-    """Processes that train together: trainer.devices with trainer=ddp; raises UserError if they cannot share evenly."""
-    strategy = config.trainer.get("strategy", "auto")
+    """Processes that train together: those of all machines with trainer=ddp; raises UserError if they cannot share evenly."""
+    strategy, nodes = config.trainer.get("strategy", "auto"), config.trainer.get("num_nodes", 1)
     if strategy not in ("auto", "ddp"):
         raise UserError(f"trainer.strategy must be ddp (several processes) or auto; got {strategy!r}")
+    check_whole("trainer.num_nodes", nodes, 1)
     if strategy == "auto":
+        if nodes > 1:
+            raise UserError(f"trainer.num_nodes={nodes} takes trainer=nodes; got trainer.strategy=auto")
         return 1
-    count = config.trainer.devices
-    check_whole("trainer.devices, with trainer=ddp,", count, 1)
+    devices = config.trainer.devices
+    check_whole("trainer.devices, with trainer=ddp,", devices, 1)
     cores = max(2, len(os.sched_getaffinity(0)))
-    if count > cores and not torch.cuda.is_available():
-        raise UserError(f"trainer.devices={count} processes on a machine with {cores} cores: give {cores} at most")
+    if devices > cores and not torch.cuda.is_available():
+        raise UserError(f"trainer.devices={devices} processes on a machine with {cores} cores: give {cores} at most")
+    count, others = devices * nodes, launched()
+    if others is None and nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={nodes} machines train together where torchrun or srun starts this command on each of them: "
+            "see docs/scaling.md, or train on one machine with trainer=ddp"
+        )
+    if others is not None and others.count != count:
+        raise UserError(
+            f"{others.by} has started {others.count} processes, and trainer.devices={devices} on each of "
+            f"trainer.num_nodes={nodes} machines are {count}: give as many as are started"
+        )
     for name, size in (("data.batch_size", data.batch_size), ("training.chains", config.training.chains)):
         if size % count:
             raise UserError(f"{name}={size} cannot be shared evenly by {count} processes: give a multiple of {count}")

@@ -66,6 +66,8 @@ def sweep_digest(config: DictConfig) -> str:
     left_out = ("resume=", "output_root=")
     overrides = [word for word in config.hydra.overrides.task if not word.lstrip("+").startswith(left_out)]
     sweeper = OmegaConf.to_container(config.hydra.sweeper)
+    assert isinstance(sweeper, dict)
+    sweeper.pop("n_trials", None)  # a search can go on to more of them
     own = OmegaConf.to_container(_own(config))
     assert isinstance(own, dict)
     return _hash([own | {"output_root": ANY_ROOT}, overrides, sweeper])

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ebm_pipeline.plots import Files
 from ebm_pipeline.runs import resume, submitted
 from ebm_pipeline.runs.compare import by_size, compare, files_of
-from ebm_pipeline.runs.configuration import build, open_experiment, tracking_uri
+from ebm_pipeline.runs.configuration import SEARCH, build, open_experiment, tracking_uri
 from ebm_pipeline.runs.folders import (
     RUN_DIR,
     SWEEP_DIR,
@@ -88,6 +88,7 @@ def leave_untouched(config: DictConfig) -> None:
 def start_sweep(config: DictConfig) -> None:
     """Make the parent run, or go on with it; the jobs, in this process or in others, find it in the environment."""
     check_files(config)
+    check_search(config)
     submitted.prepare(config)
     digest = resume.sweep_digest(config)
     folder = _chosen(config, SWEEP_DIR, digest)
@@ -117,6 +118,19 @@ def check_files(config: DictConfig) -> None:
             f"{', '.join(varied)} has several values, and each model would be trained again for other pictures: give one value"
         )
     build(config.plots, "plots", Files)
+
+
+def check_search(config: DictConfig) -> None:
+    """Raise UserError, before any job, for a search that cannot be."""
+    if config.hydra.sweeper.get("_target_") != SEARCH:
+        return
+    try:
+        from ebm_pipeline.runs import search
+    except ImportError as error:
+        raise UserError(
+            f"sweep=optuna needs an optional extra ({error}): pip install 'ebm_pipeline[sweeps]'"
+        ) from error
+    search.check(config)
 
 
 def swept_names(config: DictConfig) -> list[str]:
@@ -157,7 +171,7 @@ class Job:
 
     folder: Path
     run: RunRecord | None
-    status: str  # of MLflow; FAILED where the job ended before it had a run
+    status: str  # of MLflow, or PRUNED; FAILED where the job ended before it had a run
     reason: str = ""  # what is known beside its run's own
 
     @property
@@ -181,10 +195,10 @@ def jobs_of(folder: Path, uri: str, run_id: str) -> list[Job]:
     for path in sorted(path.parent for path in folder.rglob(".hydra") if path.is_dir()):
         run = runs.pop(records.read_run_file(path).get("run_id", ""), None)
         reason = reasons.pop(number, "") if (number := submitted.number_of(path)) is not None else ""
-        status = run.status if run else "FAILED"
+        status = run.outcome if run else "FAILED"
         if run and status == "RUNNING" and (reason or not resume.at_work(path)):
             Tracker(uri, run.run_id, "").finish(status := "KILLED")
-        if run and reason and status != "FINISHED" and not run.tags.get(ERROR_TAG):
+        if run and reason and status not in ("FINISHED", "PRUNED") and not run.tags.get(ERROR_TAG):
             Tracker(uri, run.run_id, "").set_tags({ERROR_TAG: reason})
         jobs.append(Job(path, replace(run, output_dir=path) if run else None, status, reason))
     for run in runs.values():  # begun by a process that was killed before it could write the run's file
@@ -223,17 +237,19 @@ def _ended(status: str, folder: Path, tracker: Tracker, words: str) -> bool:
         tracker.finish("KILLED")
         return False
     finished = [job.run for job in jobs if job.run and job.status == "FINISHED"]
-    missing = [job for job in jobs if job.status != "FINISHED"]
+    pruned = [job for job in jobs if job.status == "PRUNED"]
+    missing = [job for job in jobs if job.status not in ("FINISHED", "PRUNED")]
     if finished:
         compare(
             sorted(finished, key=by_size),
             folder,
             tracker,
             words,
-            [job.line for job in missing],
+            [job.line for job in (*pruned, *missing)],
             files=files_of(finished[0]),
         )
-    lines = [f"{len(jobs)} jobs: {len(finished)} finished, {len(missing)} not", *(f"  {job}" for job in missing)]
+    ended = f"{len(finished)} finished, {f'{len(pruned)} pruned, ' if pruned else ''}{len(missing)} not"
+    lines = [f"{len(jobs)} jobs: {ended}", *(f"  {job}" for job in (*pruned, *missing))]
     log.log(logging.ERROR if missing else logging.INFO, "\n".join(lines))
     tracker.finish("FAILED" if missing else status)
     what = "pictures, tables and report.html" if finished else "nothing to compare; the jobs' folders"

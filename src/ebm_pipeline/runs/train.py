@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
@@ -59,6 +59,9 @@ from ebm_pipeline.training.checkpoints import BEST, LAST
 from ebm_pipeline.training.module import BoltzmannTraining
 from ebm_pipeline.training.trajectory import updates_of
 
+if TYPE_CHECKING:
+    from ebm_pipeline.runs.trials import Trial
+
 log = logging.getLogger(__name__)
 
 processes.CONTEXT.set_forkserver_preload([__name__])  # what the other processes of a training work with
@@ -68,42 +71,53 @@ EPOCH_PICTURE = re.compile(r"(.+)_(\d{4,})\.png")  # as `Training` names those t
 TOTAL = "time/total_seconds"
 
 
-def train(config: DictConfig, folder: Path) -> dict[str, float]:
-    """One run, from the data to the saved model; returns its last numbers. With resume=auto, the rest of such a run."""
-    began = elapsed.of_job()
+def train(config: DictConfig, folder: Path, trial: Trial | None = None) -> dict[str, float]:
+    """One run, from the data to the saved model; returns its last numbers. With resume=auto, the rest of such a run.
+
+    trial: of a search, which is told how the run goes and ends; there are no numbers of one that was pruned.
+    """
     with resume.locked(folder, wait=config.get("resume") is not None and PARENT_VARIABLE in os.environ) as refusal:
-        check_keys(config, TRAIN_KEYS, "")
-        trusted_modules(config.trust)
-        wanted, digest = resume.wanted(config), resume.digest(config)
-        config.resume = config.trust = None  # not settings: what is saved and tracked of a run is the same either way
-        if not wanted:
-            check_free(folder)
-        patience = Patience(deadline.START_SECONDS)
-        with patience:
-            earlier = resume.earlier(folder, digest, config) if wanted else None
-        if earlier is not None and earlier.record is not None and earlier.record.status == "FINISHED":
-            return nothing_left(config, earlier, earlier.record)
-        if refusal is not None:
-            raise refusal
-        store.load_ahead(str(config.tracking.get("uri") or SQLITE))
-        plan = prepare(config, folder)
-        if earlier is not None:
-            earlier.check_data(plan.data.digest, str(plan.data.path))
-        log.info("\n".join(remarks(plan)))
-        text = OmegaConf.to_yaml(OmegaConf.create(plan.resolved))
-        remove_partial(folder)
-        begin = begin_run if earlier is None else partial(go_on, earlier)
-        with patience:
-            run = begin(config, plan, folder, text, digest)
-        with (
-            run as tracker,
-            SystemMetrics(tracker) if config.tracking.system_metrics else nullcontext(),
-        ):
-            work = Training(config, plan, folder, text, tracker, began)
-            log_settings(work)
-            machine, module = run_phases(work)
-            keep_model(work, machine, module)
-            return finish(work, machine, module)
+        if trial is None:
+            return trained(config, folder, refusal)
+        return dict(trial.conduct(partial(trained, config, folder, refusal, trial), partial(metric_of, config)))
+
+
+def trained(
+    config: DictConfig, folder: Path, refusal: UserError | None, trial: Trial | None = None
+) -> dict[str, float]:
+    """The run in a folder that is locked; refusal: why nothing can be written there."""
+    began = elapsed.of_job()
+    check_keys(config, TRAIN_KEYS, "")
+    trusted_modules(config.trust)
+    wanted, digest = resume.wanted(config), resume.digest(config)
+    config.resume = config.trust = None  # not settings: what is saved and tracked of a run is the same either way
+    if not wanted:
+        check_free(folder)
+    patience = Patience(deadline.START_SECONDS)
+    with patience:
+        earlier = resume.earlier(folder, digest, config) if wanted else None
+    if earlier is not None and earlier.record is not None and earlier.record.status == "FINISHED":
+        return nothing_left(config, earlier, earlier.record)
+    if refusal is not None:
+        raise refusal
+    store.load_ahead(str(config.tracking.get("uri") or SQLITE))
+    plan = prepare(config, folder)
+    if earlier is not None:
+        earlier.check_data(plan.data.digest, str(plan.data.path))
+    log.info("\n".join(remarks(plan)))
+    text = OmegaConf.to_yaml(OmegaConf.create(plan.resolved))
+    remove_partial(folder)
+    begin = begin_run if earlier is None else partial(go_on, earlier)
+    with patience:
+        run = begin(config, plan, folder, text, digest)
+    with run as tracker, SystemMetrics(tracker) if config.tracking.system_metrics else nullcontext():
+        if trial is not None:
+            trial.began(tracker.run_id, folder)
+        work = Training(config, plan, folder, text, tracker, began, trial)
+        log_settings(work)
+        machine, module = run_phases(work)
+        keep_model(work, machine, module)
+        return finish(work, machine, module)
 
 
 def nothing_left(config: DictConfig, earlier: resume.Earlier, run: records.RunRecord) -> dict[str, float]:

@@ -17,6 +17,10 @@ class DivergedError(UserError):
     """A training whose numbers are not finite any more."""
 
 
+class PrunedError(Exception):
+    """A training that a search ends early, as others are better: no failure."""
+
+
 MOST = 10**9  # of anything that is counted: above it, a typing error
 MOST_SEED = 2**32 - 1  # what NumPy takes
 

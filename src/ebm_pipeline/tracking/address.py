@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from ebm_pipeline.support.errors import UserError
 
 SQLITE = "sqlite:///"
+WEB = ("http", "https")
 DATABASES = ("postgresql", "mysql", "mssql")  # with a driver, as in postgresql+psycopg2://...
 LONGEST_PATH = 470  # bytes: sqlite opens none of more than 512, and a store is made under a longer name
 
@@ -23,9 +24,19 @@ def check_address(uri: str) -> None:
     if not uri.isprintable() or any("\ud800" <= sign <= "\udfff" for sign in uri):
         raise _refused(ascii(uri)[1:-1], "it has characters that are no text, or bytes that are no UTF-8")
     _check_host(uri)
+    if scheme != "sqlite" and urlsplit(uri).password is not None:
+        how = (
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            if scheme in WEB
+            else "PGPASSWORD or ~/.pgpass (PostgreSQL)"
+        )
+        raise UserError(
+            f"the address {without_password(uri)[:200]} of the MLflow store holds a password, which would stand in the files of "
+            f"every run: leave it out, and give it by {how}"
+        )
     if scheme == "sqlite":
         _check_file(uri)
-    elif scheme in ("http", "https"):
+    elif scheme in WEB:
         if not urlsplit(uri).hostname:
             raise _refused(uri, "it names no host")
     elif scheme.split("+")[0] in DATABASES:

@@ -36,6 +36,7 @@ PARENT_TAG = "mlflow.parentRunId"
 CLAIM_TAG = "ebm.claim"  # by which a run is found whose process was killed before run.json had its id
 NOTE_TAG = "mlflow.note.content"  # Markdown that the page of a run shows
 ERROR_TAG = "ebm.error"  # why a run failed
+PRUNED_TAG = "ebm.pruned"  # why a search ended a run early
 PAGE = 200  # runs of an answer
 REGISTERED = re.compile(r"models:/([^/@:]+)(?:@([^/@:]+)|/(\w+))")
 MODELS = "models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-..."
@@ -65,6 +66,11 @@ class RunRecord:
         return None if count is None else int(count)
 
     data: str = ""  # digest of its data set
+
+    @property
+    def outcome(self) -> str:
+        """Its status, PRUNED where a search ended it."""
+        return "PRUNED" if self.status == "KILLED" and PRUNED_TAG in self.tags else self.status
 
 
 def write_run_file(folder: Path, run_id: str, uri: str, config: str, facts: Mapping[str, str] | None = None) -> None:

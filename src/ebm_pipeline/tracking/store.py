@@ -28,6 +28,8 @@ T = TypeVar("T")
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # pages for training, not for language models
 STORE_ERRORS = (MlflowException, SQLAlchemyError)  # MLflow lets through what sqlite says while it opens a store
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+OLD_SCHEMA = "out-of-date database schema"  # MLflow's words
+NOT_ALLOWED = re.compile(r"error code 40[13]\b")
 MOST_OF_REASON = 300  # characters shown of what a store says
 
 
@@ -67,12 +69,30 @@ def _failing_in_one_message(uri: str) -> Iterator[None]:
     except UserError:
         raise
     except failures(uri) as error:
-        cure = "free some space, or wait for the process that locks it" if is_local(uri) else "start the server"
+        if OLD_SCHEMA in str(error):  # of a database: a server with one does not start
+            raise UserError(
+                f"the MLflow store {uri} has the schema of another MLflow ({_versions(error)}): take a copy, then bring it up to "
+                f"date with `mlflow db upgrade {uri}`, or, if it is of a newer one, install that"
+            ) from error
+        cure = _cure(error, uri)
         how = "as an MLflow server does" if uri.startswith("http") else "as it should"
         raise UserError(
             f"the MLflow store {without_password(uri)} does not answer {how} ({reason(error, uri)}): {cure}, or set "
             "MLFLOW_TRACKING_URI or tracking.uri to a store that is there"
         ) from error
+
+
+def _cure(error: BaseException, uri: str) -> str:
+    if is_local(uri):
+        return "free some space, or wait for the process that locks it"
+    if NOT_ALLOWED.search(str(error)):
+        return "give a user who may write there, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return "start the server"
+
+
+def _versions(error: BaseException) -> str:
+    found = re.search(r"found version .*?expected \w+", str(error))
+    return found[0] if found else "MLflow says so"
 
 
 def ask(uri: str, question: Callable[[MlflowClient], T], seconds: float | None = None) -> T:

@@ -19,7 +19,7 @@ from typing import Any, Self
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from ebm_pipeline.support.errors import UserError
+from ebm_pipeline.support.errors import PrunedError, UserError
 from ebm_pipeline.support.names import RENAMED_TAGS, SYSTEM
 from ebm_pipeline.tracking import calls, deadline
 from ebm_pipeline.tracking.address import is_local, without_password
@@ -32,6 +32,7 @@ from ebm_pipeline.tracking.records import (
     ERROR_TAG,
     OUTPUT_TAG,
     PARENT_TAG,
+    PRUNED_TAG,
     is_folder_of,
     write_claim,
     write_run_file,
@@ -43,9 +44,7 @@ log = logging.getLogger(__name__)
 PARAMETER_LIMIT = 6000  # characters of a parameter's value that MLflow keeps
 MOST_OF_ERROR = 500  # characters kept of why a run failed
 BATCH = 100  # parameters or tags per call
-IMAGE_FILE = re.compile(
-    r"images/(.+)[+%]step[+%](\d+)[+%]timestamp[+%].*\.png$"
-)  # as MLflow names pictures of a series
+IMAGE_FILE = re.compile(r"images/(.+)[+%]step[+%](\d+)[+%]timestamp[+%].*\.png$")  # as MLflow names pictures
 SERIES = "pictures"  # the section of MLflow's pages that has all series of pictures
 RETRY_SECONDS = 30  # between two attempts to reach a store that is down
 RESEND_SECONDS = 2  # of sending what was kept, at a time, while the work goes on
@@ -137,7 +136,7 @@ class Tracker:
         if was_moved(run.data.tags.get(OUTPUT_TAG), self.run_id, folder):
             client.set_tag(self.run_id, OUTPUT_TAG, str(folder.absolute()))
         for tag in run.data.tags:
-            if RENAMED_TAGS.get(tag, tag) == ERROR_TAG:
+            if RENAMED_TAGS.get(tag, tag) in (ERROR_TAG, PRUNED_TAG):
                 client.delete_tag(self.run_id, tag)
         self.experiment_id = run.info.experiment_id
         self.parameters = set(run.data.params)
@@ -353,9 +352,11 @@ class Tracker:
         if kind is None:
             self.finish("FINISHED")
             return
-        status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+        status = "FAILED" if issubclass(kind, Exception) and kind is not PrunedError else "KILLED"
         try:
-            if status == "FAILED":
+            if kind is PrunedError:
+                self.set_tags({PRUNED_TAG: str(error)})
+            elif status == "FAILED":
                 name = "" if issubclass(kind, UserError) else f"{kind.__name__}: "
                 self.set_tags({ERROR_TAG: f"{name}{error}"[:MOST_OF_ERROR]})
             self.finish(status)

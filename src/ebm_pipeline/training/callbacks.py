@@ -183,6 +183,17 @@ class EveryEpochs(pl.Callback):
             self.action(pl_module, epochs, trainer.global_step)
 
 
+class AfterEpoch(pl.Callback):
+    """Calls `action(metrics, epochs)` after every epoch, with the numbers of its validation."""
+
+    def __init__(self, action: Callable[[Mapping[str, float], int], None]) -> None:
+        self.action = action
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.action(metrics, trainer.current_epoch + 1)
+
+
 class Patience(pl.Callback):
     """Ends a training when the log-likelihood of the validation images along the trajectory has not risen for `epochs` epochs.
 

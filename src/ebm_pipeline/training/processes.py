@@ -1,9 +1,10 @@
-"""Data-parallel training: the processes of one machine train one model, each on its share of every batch and of the chains.
+"""Data-parallel training: several processes train one model, each on its share of every batch and of the chains.
 
 The gradient is a mean over data minus a mean over chains. Shares are of equal size, so its mean over the processes is the
-gradient of one process with all of the data and chains; parameters and offsets stay the same everywhere. The processes are
-started here and not by Lightning, whose launcher runs the command line again: they do the trainings alone, and the
-first, which is the one that the user started, also logs, draws and writes.
+gradient of one process with all of the data and chains; parameters and offsets stay the same everywhere. The processes of one
+machine are started here and not by Lightning, whose launcher runs the command line again: they do the trainings alone, and the
+first, which is the one that the user started, also logs, draws and writes. Those of several machines are started by torchrun or
+srun, all with the same command: the first does that, and gives the others the trainings.
 """
 
 from __future__ import annotations
@@ -17,23 +18,28 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.interruption import SIGNALS
+from ebm_pipeline.support.launched import launched
 
 T = TypeVar("T")
 CONTEXT = multiprocessing.get_context("forkserver")  # the packages are imported once for all, and no CUDA is forked
+FIRST_PORT, PORTS = 15_000, 10_000  # where processes that srun started meet
 SECONDS_TO_END = 10  # for a process that has nothing left to do, and for one whose connection broke
 
 
@@ -100,6 +106,11 @@ def decided(make: Callable[[], T]) -> T:
 # ---------------------------------------------------------------------------------------------- Lightning's part
 
 
+def environment() -> list[ClusterEnvironment]:
+    """What Lightning is told of a process that trains alone, whatever variables of Slurm or torchrun it was started with."""
+    return [] if count() > 1 else [LightningEnvironment()]
+
+
 class _Environment(LightningEnvironment):
     """Of processes that are there already."""
 
@@ -108,7 +119,8 @@ class _Environment(LightningEnvironment):
         return True
 
     def local_rank(self) -> int:
-        return rank()
+        own = launched()
+        return rank() if own is None else own.local_rank
 
 
 class ProcessStrategy(DDPStrategy):
@@ -120,6 +132,12 @@ class ProcessStrategy(DDPStrategy):
 
     def __init__(self) -> None:
         super().__init__(cluster_environment=_Environment())
+
+    def set_world_ranks(self) -> None:
+        """Those of the group, however its processes lie on machines."""
+        assert self.cluster_environment is not None
+        self.cluster_environment.set_global_rank(rank())
+        self.cluster_environment.set_world_size(count())
 
     def _configure_launcher(self) -> None:
         self._launcher = None
@@ -139,6 +157,10 @@ def started(processes: int, target: Callable[..., object], arguments: tuple[Any,
     """
     if processes == 1:
         yield
+        return
+    if launched() is not None:
+        with _led(target, arguments):
+            yield
         return
     failures = CONTEXT.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
@@ -189,8 +211,11 @@ def _join(number: int, processes: int, meeting: Path, check: Callable[[], None])
     while store.add("there", 0) < processes:
         check()
         time.sleep(0.02)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=number, world_size=processes)
+    dist.init_process_group(_backend(), store=store, rank=number, world_size=processes)
+
+
+def _backend() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def _other(
@@ -217,3 +242,99 @@ def _end_with_the_first() -> None:
     assert first is not None
     first.join()
     os._exit(1)
+
+
+# ---------------------------------------------------------------------------------------------- of several machines
+
+_met = False  # whether this process has been in the group that torchrun or srun started
+
+
+def _meet() -> None:
+    """Become a member of that group, once all of it are there."""
+    global _met
+    _met = True
+    own = launched()
+    assert own is not None
+    if own.by == "srun":
+        _place_of_the_step()
+    _choose_interface(os.environ["MASTER_ADDR"])
+    dist.init_process_group(_backend(), rank=own.rank, world_size=own.count)
+
+
+def _place_of_the_step() -> None:
+    """Where the first process of a step of Slurm is met, unless that is given: its first node, a port by job and step."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    numbers = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    port = FIRST_PORT + sum(int(number) for number in numbers if number.isdecimal()) % PORTS
+    os.environ.setdefault("MASTER_PORT", str(port))
+
+
+def _choose_interface(address: str) -> None:
+    """Let gloo listen where the first process is reached: it takes the address of the machine's name, often the loopback."""
+    with suppress(OSError):
+        family, _, _, _, place = socket.getaddrinfo(address, 1, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:  # which sends nothing
+            probe.connect(place)
+            own = probe.getsockname()[0]
+        for name, addresses in psutil.net_if_addrs().items():
+            if own in (one.address for one in addresses):
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+@contextmanager
+def _led(target: Callable[..., object], arguments: tuple[Any, ...]) -> Iterator[None]:
+    """As `started`, with the processes that torchrun or srun has started, of which this is the first."""
+    try:
+        _meet()
+        decided(lambda: (target, arguments))
+        yield
+        dist.barrier()
+    except RuntimeError as error:
+        if not _of_the_group(error):
+            raise
+        raise UserError(
+            f"another process of this training is gone ({str(error).splitlines()[0]}): see what it has said, then start all of "
+            "them again with resume=auto"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def follow() -> None:
+    """What those that are not the first do: what that gives them. Signals are left to it; they end with it at the latest."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    own = launched()
+    assert own is not None
+    name = f"process {own.rank} of this training, on {socket.gethostname()}"
+    try:
+        _meet()
+        work = decided(lambda: None)
+        if work is not None:
+            target, arguments = work  # type: ignore[unreachable]
+            target(*arguments)
+            dist.barrier()
+        dist.destroy_process_group()
+    except UserError as error:
+        sys.exit(f"error: {name}: {error}")
+    except RuntimeError as error:
+        if not _of_the_group(error):
+            raise
+        sys.exit(f"error: {name}: another one is gone ({str(error).splitlines()[0]})")
+
+
+def dismiss() -> None:
+    """Let the others go, by the first, where it has begun no training."""
+    if _met or launched() is None:
+        return
+    with suppress(RuntimeError):
+        _meet()
+        decided(lambda: None)
+        dist.destroy_process_group()
+
+
+def _of_the_group(error: RuntimeError) -> bool:
+    """Whether torch says so of a connection to another process."""
+    return isinstance(error, dist.DistError) or any(name in str(error).lower() for name in ("gloo", "nccl"))

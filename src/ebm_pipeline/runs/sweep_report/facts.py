@@ -25,7 +25,7 @@ from ebm_pipeline.runs.sweep_report.results import (
     interval_of,
 )
 from ebm_pipeline.tracking import records
-from ebm_pipeline.tracking.records import ERROR_TAG, RunRecord
+from ebm_pipeline.tracking.records import ERROR_TAG, PRUNED_TAG, RunRecord
 
 MOST_VALUES = 12  # of a setting that was swept
 DIAGNOSED = (
@@ -57,7 +57,8 @@ class Line:
     @classmethod
     def unfinished(cls, name: str, run: RunRecord | None, status: str, reason: str = "") -> Line:
         """Of one that did not finish; reason: what is known beside the run's own."""
-        reason = (run.tags.get(ERROR_TAG, "") if run else "") or reason or ("" if run else "no run was begun")
+        told = "" if run is None else run.tags.get(PRUNED_TAG if status == "PRUNED" else ERROR_TAG, "")
+        reason = told or reason or ("" if run else "no run was begun")
         return cls(name, run.run_id if run else "", status.lower(), reason)
 
 
