@@ -53,6 +53,20 @@ def test_pcd_with_exact_chains_gives_the_gradient_of_log_p(offsets: float, gener
     assert_within_monte_carlo_error(learning.gradient, exact_gradient(machine, data), CHAINS)
 
 
+@pytest.mark.parametrize(("images", "copies"), [(20, 5), (20, 1), (30, 2)])
+def test_data_and_chains_that_agree_have_no_gradient_in_bfloat16(
+    images: int, copies: int, generator: torch.Generator
+) -> None:
+    """The shares of an image and of a chain were rounded apart where there were not as many of both."""
+    machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1)
+    machine = machine.map(lambda tensor: 1000 * tensor.float()).with_products_in(torch.bfloat16)  # its means are 0 or 1
+    visible = (normal(generator, images, 4) > 0).bfloat16()
+    hidden = torch.zeros(copies * images, 3, dtype=torch.bfloat16)
+    learning = contrast_exact(machine, (visible, None), (visible.repeat(copies, 1), hidden), generator)
+    for name, value in learning.gradient.items():
+        assert not value.any(), name
+
+
 def test_pcd_with_exact_replicas_gives_the_gradient_of_log_p(generator: torch.Generator) -> None:
     """Only the coldest of two replicas stands for the model; the other is drawn from the base, without its odd layers."""
     machine = random_machine(("bernoulli", "bernoulli"), (4, 3), seed=1)

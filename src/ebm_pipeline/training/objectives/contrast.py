@@ -7,6 +7,7 @@ the mean in layers whose energy asks for more than the mean (a learned variance)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -128,13 +129,23 @@ def _statistic(layer: Layer, inputs: Tensor, generator: torch.Generator) -> Tens
 def _learning(
     machine: BoltzmannMachine, stacked: States, chains: States, data_size: int, info: Info | None = None
 ) -> Learning:
-    """Mean of d E over the first `data_size` rows, the data's, minus its mean over the others, the chains'."""
+    """Mean of d E over the first `data_size` rows, the data's, minus its mean over the others, the chains'.
+
+    Where states are of fewer bits than the parameters (products=bfloat16), the weights of rows are whole numbers, which those
+    hold: 1 / data_size and 1 / chains would be rounded apart, so that data and chains that agree would still have a gradient.
+    """
     dtype = machine.layers[0].bias.dtype
-    size = len(stacked[0])
-    sample_weights = torch.full((size,), 1 / data_size, device=stacked[0].device, dtype=dtype)
-    sample_weights[data_size:] = -1 / (size - data_size)
+    size, count = len(stacked[0]), len(stacked[0]) - data_size
+    exact = stacked[0].dtype == dtype
+    whole = 1 if exact else data_size * count // math.gcd(data_size, count)
+    sample_weights = torch.full((size,), whole / data_size, device=stacked[0].device, dtype=dtype)
+    sample_weights[data_size:] = -whole / count
+    gradient = machine.energy_gradient(stacked, sample_weights)
+    if not exact:
+        for value in gradient.values():
+            value.div_(whole)
     data = tuple(state[:data_size] for state in stacked)
-    return Learning(machine.energy_gradient(stacked, sample_weights), chains, data, info or {})
+    return Learning(gradient, chains, data, info or {})
 
 
 def _complete(states: PartialStates) -> States:
