@@ -21,7 +21,9 @@ import pytest
 import torch
 from commands import PLAIN, composed
 from helpers import grey_picture
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from servers import Server, free_port
@@ -371,3 +373,20 @@ def test_a_run_made_just_before_a_kill_is_found_by_its_claim(
     if made:
         assert records.read_run_file(tmp_path) == found
         assert records.find_run(store[0], str(tmp_path)).name == "claimed"
+
+
+def test_an_experiment_that_another_machine_makes_at_the_same_time_is_used() -> None:
+    """A server has no lock on a file: both see that it is not there, and one of them comes second."""
+
+    class Second:
+        made = False
+
+        def get_experiment_by_name(self, name: str) -> Experiment | None:
+            return Experiment("7", name, "mlflow-artifacts:/7", "active") if self.made else None
+
+        def create_experiment(self, name: str, **options: object) -> str:
+            self.made = True
+            raise MlflowException("it is there", error_code=RESOURCE_ALREADY_EXISTS)
+
+    client: Any = Second()
+    assert mlflow_store._experiment(client, "http://127.0.0.1:5000", Path("artifacts"), "ebm") == "7"

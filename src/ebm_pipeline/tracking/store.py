@@ -129,7 +129,13 @@ def _experiment(client: MlflowClient, uri: str, artifact_root: Path, name: str) 
         return _usable(found, name)
     folder = re.sub(r"[^\w. -]", "_", name).strip(" .") or "_"  # a name such as ../x stays below
     location = (artifact_root / folder).absolute().as_uri() if is_local(uri) else None
-    made = str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+    try:
+        made = str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if found is None:
+            raise
+        return _usable(found, name)  # another machine was first: a lock on a file does not keep it away from a server
     if not made:
         raise WrongAnswerError("it made an experiment without an id")
     return made
