@@ -65,7 +65,7 @@ def test_two_hosts_make_the_steps_of_one_process(hosts: Hosts, tmp_path: Path) -
     both = [hosts.start(host, words, srun(host), f"{host}.log") for host in (0, 1)]
     torch.set_num_threads(1)
     alone = trained()
-    codes = [process.wait(timeout=400) for process in both]
+    codes = [process.wait(timeout=600) for process in both]
     assert codes == [0, 0], said(hosts, "0.log") + said(hosts, "1.log")
     together: dict[str, list[dict[str, torch.Tensor]]] = torch.load(tmp_path / "states.pt", weights_only=True)
     for case in CASES:
@@ -90,7 +90,7 @@ def test_a_run_on_two_hosts_goes_on_after_one_of_them_is_gone(hosts: Hosts, tmp_
         time.sleep(0.05)
     hosts.kill(1)
     second.wait(timeout=60)
-    assert first.wait(timeout=300) == 1, said(hosts, "0.log")
+    assert first.wait(timeout=600) == 1, said(hosts, "0.log")
     assert "another process of this training is gone" in said(hosts, "0.log")
     assert "resume=auto" in said(hosts, "0.log")
     assert own_run(folder).status == "FAILED"
@@ -104,7 +104,7 @@ def test_a_run_on_two_hosts_goes_on_after_one_of_them_is_gone(hosts: Hosts, tmp_
         hosts.start(host, torchrun(host, [*command, "resume=auto"]), variables, f"{host}.again.log") for host in (0, 1)
     ]
     train.train(composed(*SETTINGS, "trainer=ddp", output_root=outputs), alone)
-    codes = [process.wait(timeout=400) for process in again]
+    codes = [process.wait(timeout=600) for process in again]
     assert codes == [0, 0], said(hosts, "0.again.log") + said(hosts, "1.again.log")
     assert "going on with the run" in said(hosts, "0.again.log")
     expected, left = left_by(alone, outputs), left_by(folder, outputs)
@@ -117,7 +117,7 @@ def test_a_run_on_two_hosts_goes_on_after_one_of_them_is_gone(hosts: Hosts, tmp_
     done = [
         hosts.start(host, torchrun(host, [*command, "resume=auto"]), variables, f"{host}.done.log") for host in (0, 1)
     ]
-    assert [process.wait(timeout=300) for process in done] == [0, 0], said(hosts, "0.done.log")  # the other is let go
+    assert [process.wait(timeout=600) for process in done] == [0, 0], said(hosts, "0.done.log")  # the other is let go
     assert "nothing left to do" in said(hosts, "0.done.log")
 
 
@@ -127,7 +127,7 @@ def test_a_sweep_whose_jobs_use_two_processes_each(tmp_path: Path) -> None:
              "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'sweep'}")  # fmt: skip
     done = subprocess.run(
         [command, *words], env=os.environ | {"EBM_OUTPUT_DIR": str(tmp_path)}, capture_output=True, text=True,
-        timeout=400, check=False,
+        timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 jobs: 2 finished, 0 not" in done.stdout

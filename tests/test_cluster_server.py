@@ -40,7 +40,7 @@ class Group:
         self.store, self.users = postgres.database("mlflow"), postgres.database("users")
         (folder / "auth.ini").write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {self.users}\nadmin_username = chief\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 60\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -100,14 +100,14 @@ def test_sixteen_runs_from_two_hosts_through_a_restart(postgres: Postgres, tmp_p
         group.kill()
         (outputs / "go").touch()
         for host, process in enumerate(both):
-            assert process.wait(timeout=400) == 0, said(tmp_path, f"{host}.log")
+            assert process.wait(timeout=600) == 0, said(tmp_path, f"{host}.log")
         assert len(list(outputs.glob("*/unsent"))) == 2 * RUNS
         group.start()
         sync = [sys.executable, "-c", "from ebm_pipeline.cli import sync; sync()"]
         sent = hosts.start(1, sync, where | USER, "sync.log")
         whole = hosts.start(0, train, where | USER, "train.log")
-        assert sent.wait(timeout=300) == 0, said(tmp_path, "sync.log")
-        assert whole.wait(timeout=300) == 0, said(tmp_path, "train.log")
+        assert sent.wait(timeout=600) == 0, said(tmp_path, "sync.log")
+        assert whole.wait(timeout=600) == 0, said(tmp_path, "train.log")
         assert nobody.wait(timeout=100) == 1
         refusal = said(tmp_path, "nobody.log")
         assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in refusal
