@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ebm_pipeline.models.layers.base import Layer, positive_units
+from ebm_pipeline.models.numerics import thin_products
 
 RANGE = 80.0  # largest logarithm of a product of float32 numbers that is computed without softplus
 MEAN_CLIP = 1e-4  # a pixel that is never on in the data may still be on in a test image: its bias stays finite
@@ -37,7 +38,8 @@ class Bernoulli(Layer):
 
     def energy(self, x: Tensor) -> Tensor:
         if self.bias.ndim == 1 and x.dtype == self.bias.dtype:
-            return -(x @ self.bias)
+            with thin_products():
+                return -(x @ self.bias)
         return -(x * self.bias).sum(-1)
 
     def log_partition(self, inputs: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ def _exp(bias: Tensor, field: Tensor, scale: float) -> Tensor:
 def uniform_like(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform numbers in [0, 1) of the shape of `like`.
 
-    In float32 on the CPU each is a multiple of 2^-24, as torch.rand's are, for a quarter of the bits: 16 of its own, and 8
+    In float32 on the CPU each is a multiple of 2^-24, as torch.rand's are, for half of the bits: 16 of its own, and 8
     that all numbers of a call share. So each alone is uniform, and two draws of one call (x = 1 where the number is below p)
     have a covariance of at most 2^-34, since the shared bits matter only where the others do not decide.
     """
