@@ -223,6 +223,8 @@ IN_PLACE = {  # (file, call): why it may write to another name than `partial`
     ("support/terminal.py", "open(os.devnull, 'w', encoding='utf-8')"): "no file",
     ("runs/resume.py", "open(folder / 'lock', 'w')"): "holds nothing",
     ("runs/resume.py", "open(folder / 'lock', 'rb+')"): "holds nothing",
+    ("runs/trials.py", "open(self.path.with_suffix('.lock'), 'w')"): "holds nothing",
+    ("runs/trials.py", "open(path, 'rb+')"): "Optuna adds lines to it, and one that was cut off is taken away",
     ("tracking/database.py", "open(path.with_suffix('.lock'), 'w')"): "holds nothing",
     ("tracking/journal.py", "open(self.path, 'ab+')"): "lines are added, and one that is cut off is passed over",
     ("tracking/journal.py", "shutil.copy2(path, kept / path.name)"): "a line names it afterwards",
