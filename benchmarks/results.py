@@ -69,7 +69,9 @@ class Measured:
     verdict: str
     binarisation: str
     epochs: int
-    minutes: float  # of the processor, on one core: training, card and diagnostics
+    minutes: (
+        float | None
+    )  # of the processor, on one core: training, card and diagnostics; None where the run was interrupted
     hardware: str
     error: str = ""  # of classification
 
@@ -77,7 +79,7 @@ class Measured:
 def measure(name: str, output: Path, earlier: float | None) -> Measured:
     """Train a row, or go on with it, and read what the run says of itself; `earlier`: minutes that a finished run took."""
     run = output / "table" / name
-    finished = (run / "verdict.json").exists()
+    begun, finished = run.exists(), (run / "verdict.json").exists()
     done = command(
         "ebm-train", f"experiment=table/{name}", f"seed={SEED}", "resume=auto", f"hydra.run.dir={run}", output=output
     )
@@ -91,7 +93,7 @@ def measure(name: str, output: Path, earlier: float | None) -> Measured:
         verdict=verdict["name"],
         binarisation=card["binarisation"],
         epochs=stages + config.training.epochs,
-        minutes=earlier if finished and earlier else done.processor_seconds / 60,
+        minutes=(earlier if finished else None) if begun else done.processor_seconds / 60,
         hardware=hardware(),
         error=next(row[4] for row in classified(run / "model.h5") if row[2] == "test") if config.data.labels else "",
     )
@@ -138,7 +140,8 @@ sides and renews this page (`make results`: all of them).
 - **forward AIS alone** is what a paper of the time would have stated of our machine: {USUAL_TEMPERATURES:,} evenly spaced
   temperatures, {USUAL_CHAINS} chains, from pixels at their mean and hidden units on half of the time. It tends to be too high.
 - Numbers under different binarisations are different quantities.
-- **minutes** are those of the processor (one thread), for training, card and diagnostics together.
+- **minutes** are those of the processor (one thread), for training, card and diagnostics together; - for a run
+  that was interrupted.
 
 The binarised MNIST of Larochelle & Murray (2011) is not among the rows: its draw cannot be made again from MNIST, and its files
 are not fetched by this package.
@@ -165,7 +168,7 @@ def _line(name: str, row: Row, found: Measured) -> str:
     ours = found.likelihood + (f"; test error {found.error}" if found.error else "")
     cells = (
         f"`{name}`", row.model, found.binarisation, f"{row.published} ({row.source})" if row.source else row.published,
-        ours, found.usual, found.verdict, str(found.epochs), f"{found.minutes:.1f}",
+        ours, found.usual, found.verdict, str(found.epochs), "-" if found.minutes is None else f"{found.minutes:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

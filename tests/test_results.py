@@ -39,7 +39,9 @@ def test_a_row_without_an_interval_says_why_and_one_that_was_not_measured_is_nam
     page = written({"rbm200": vars(own)})
     (line,) = [line for line in page.splitlines() if line.startswith("| `rbm200`")]
     assert "not determined: R-hat 1.4" in line
+    assert line.endswith("| 5 | 1.2 |")
     assert page.splitlines()[-1].startswith("There, but not measured yet: `rbm16`")
+    assert "| 5 | - |" in written({"rbm200": vars(own) | {"minutes": None}})
 
 
 @pytest.mark.slow
@@ -55,6 +57,8 @@ def test_a_row_is_trained_judged_and_then_read(
     model = (tmp_path / "table" / "rbm16" / "model.h5").read_bytes()
     again = measure("rbm16", tmp_path, 7.0)
     assert (again.likelihood, again.minutes) == (first.likelihood, 7.0)
+    (tmp_path / "table" / "rbm16" / "verdict.json").unlink()  # as of a run that was interrupted
+    assert measure("rbm16", tmp_path, 7.0).minutes is None
     assert (tmp_path / "table" / "rbm16" / "model.h5").read_bytes() == model
 
 
