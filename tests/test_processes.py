@@ -105,6 +105,9 @@ def both() -> tuple[dict[str, list[dict[str, Tensor]]], dict[str, list[dict[str,
     alone = trained()
     with processes.started(2, trained, ()):
         together = trained()
+        assert (
+            processes.GLOO not in os.environ
+        )  # it listened on the loopback, and tells that to no process of the user's
     return alone, together
 
 

@@ -64,7 +64,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-processes.CONTEXT.set_forkserver_preload([__name__])  # what the other processes of a training work with
+# what the other processes of a training work with; in a worker of joblib they are told that its way to start some is "loky"
+processes.CONTEXT.set_forkserver_preload([__name__, "joblib.externals.loky"])
 
 EXAMPLES = 32  # images shown of a data set
 EPOCH_PICTURE = re.compile(r"(.+)_(\d{4,})\.png")  # as `Training` names those that are drawn before and on the way

@@ -39,6 +39,7 @@ from ebm_pipeline.support.launched import launched
 
 T = TypeVar("T")
 CONTEXT = multiprocessing.get_context("forkserver")  # the packages are imported once for all, and no CUDA is forked
+GLOO = "GLOO_SOCKET_IFNAME"  # the interface on which gloo listens
 FIRST_PORT, PORTS = 15_000, 10_000  # where processes that srun started meet
 SECONDS_TO_END = 10  # for a process that has nothing left to do, and for one whose connection broke
 
@@ -204,14 +205,27 @@ def _check(others: Sequence[Any]) -> None:
 
 def _join(number: int, processes: int, meeting: Path, check: Callable[[], None]) -> None:
     """Become member `number` of the group once all are there; its servers listen on this machine alone."""
-    for loopback in (name for _, name in socket.if_nameindex() if name.startswith("lo")):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     store = dist.FileStore(str(meeting), processes)  # type: ignore[attr-defined]
     store.add("there", 1)
     while store.add("there", 0) < processes:
         check()
         time.sleep(0.02)
-    dist.init_process_group(_backend(), store=store, rank=number, world_size=processes)
+    with _loopback():
+        dist.init_process_group(_backend(), store=store, rank=number, world_size=processes)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let gloo listen on this machine alone, unless it is told where; what this process starts later is not told."""
+    found = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    own = bool(found) and GLOO not in os.environ
+    if own:
+        os.environ[GLOO] = found[0]
+    try:
+        yield
+    finally:
+        if own:
+            del os.environ[GLOO]
 
 
 def _backend() -> str:
@@ -279,7 +293,7 @@ def _choose_interface(address: str) -> None:
             own = probe.getsockname()[0]
         for name, addresses in psutil.net_if_addrs().items():
             if own in (one.address for one in addresses):
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+                os.environ.setdefault(GLOO, name)
 
 
 @contextmanager
