@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import slurm
+import torch
 from commands import PLAIN, Outcome, run_command
 from kills import assert_identical, left_by
 from slurm import Slurm, until
+from test_search import PSEUDO, study_in
 
 from ebm_pipeline import cli
 from ebm_pipeline.tracking import records
@@ -171,3 +173,51 @@ def test_a_sweep_that_is_cancelled_is_gone_on_with_elsewhere(cluster: Slurm, tmp
         name: run.run_id for name, run in runs.items()
     }
     assert not any(records.ERROR_TAG in run.tags for run in more.values())
+
+
+def test_a_search_whose_head_is_killed_goes_on(cluster: Slurm, tmp_path: Path) -> None:
+    """Trials are jobs, as many at a time as the cluster has places for; those that had ended are kept, none is run twice."""
+    words = (
+        "sweep=optuna",
+        "likelihood=null",
+        f"metric={PSEUDO}",
+        "hydra.sweeper.n_trials=6",
+        "hydra.sweeper.n_jobs=4",
+    )
+    sweep = Sweep(cluster, tmp_path, *words, "training.epochs=100")
+    head = sweep.start()
+    until("two trials ended", lambda: len(ended(sweep.folder)) >= 2, PATIENCE)
+    head.kill()
+    head.wait()
+    until("no job is left", lambda: not cluster.jobs(), PATIENCE)
+    kept = ended(sweep.folder)
+    code, said = sweep.end(sweep.start())
+    assert code == 0, said
+    assert "6 jobs: 6 finished, 0 not" in said
+    trials = study_in(sweep.folder).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
+    assert {number: trials[number] for number in kept} == kept
+    parent, runs = sweep.runs()
+    assert [parent.status, *(run.status for run in runs.values())] == ["FINISHED"] * 7
+    assert sorted(run.run_id for run in runs.values()) == sorted(trial.user_attrs["run_id"] for trial in trials)
+
+
+def ended(folder: Path) -> dict[int, object]:
+    """The trials that have ended, by number."""
+    if not (folder / "study.txt").exists() or not (folder / "study.journal").exists():
+        return {}
+    return {trial.number: trial for trial in study_in(folder).trials if trial.state.is_finished()}
+
+
+def test_one_model_on_both_nodes_by_srun(cluster: Slurm, tmp_path: Path) -> None:
+    """The nodes have one network: the first process is met on the loopback."""
+    folder = tmp_path / "run"
+    words = (*PLAIN, "model=rbm", "trainer=nodes", "trainer.accelerator=cpu", f"hydra.run.dir={folder}")
+    variables = os.environ | {"EBM_OUTPUT_DIR": str(tmp_path), "MASTER_ADDR": "127.0.0.1"}
+    cluster.ask("srun", "--nodes=2", "--ntasks-per-node=1", "--time=10", TRAIN, *words, variables=variables)
+    run = records.find_run(f"sqlite:///{tmp_path / 'mlflow.db'}", str(folder))
+    assert run.status == "FINISHED"
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    (other,) = saved["others"]
+    assert other["chains"].keys() == {name for name in saved["state_dict"] if name.startswith("chain")}
+    assert not torch.equal(other["chains"]["chain_0"], saved["state_dict"]["chain_0"])
