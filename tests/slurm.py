@@ -132,8 +132,8 @@ class Slurm:
         return dict(line.split() for line in lines if line)
 
     def seconds(self, job: str) -> int:
-        """For how long a job has run."""
-        clock = self.ask("squeue", f"--jobs={job}", "--noheader", "--format=%M").strip()
+        """For how long a job has run, also one that was stopped."""
+        clock = self.ask("squeue", "--states=all", f"--jobs={job}", "--noheader", "--format=%M").strip()
         return sum(int(part) * 60**power for power, part in enumerate(reversed(clock.split(":"))))
 
     def places(self) -> dict[str, str]:
