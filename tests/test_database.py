@@ -21,12 +21,13 @@ from kills import CONTEXT, kill_self
 from mlflow.store.db.utils import _get_alembic_config, _upgrade_db
 from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 
 from ebm_pipeline.support.errors import UserError
 from ebm_pipeline.support.interruption import Interrupted
 from ebm_pipeline.tracking import database, records, store
+from ebm_pipeline.tracking.environment import set_up_mlflow
 
 # How many of MLflow's 438 statements were done. 0: sqlite has made the file, and nothing is in it.
 MOMENTS = (0, 1, 2, 3, 5, 9, 40, 90, 150, 220, 290, 350, 400, 430, 437)
@@ -353,3 +354,24 @@ def test_a_store_made_anew_under_the_same_name_is_the_one_that_is_written(tmp_pa
     prepared(path)
     with closing(sqlite3.connect(path)) as connection:
         assert ("test",) in connection.execute("SELECT name FROM experiments").fetchall()
+
+
+class InterruptedCursor(sqlite3.Cursor):
+    """One whose fetch is interrupted by a signal, upon which SQLAlchemy closes the connection, and then the cursor."""
+
+    def fetchall(self) -> list[object]:
+        raise Interrupted(signal.SIGTERM)
+
+
+class InterruptedConnection(sqlite3.Connection):
+    def cursor(self, *arguments: object) -> InterruptedCursor:  # type: ignore[override]
+        return InterruptedCursor(self)
+
+
+def test_a_query_that_is_interrupted_leaves_no_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The interruption is raised; that the cursor could not be closed on its way is nobody's news."""
+    set_up_mlflow()
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(":memory:", factory=InterruptedConnection))
+    with pytest.raises(Interrupted), engine.connect() as connection, connection.execute(text("SELECT 1")) as result:
+        result.fetchall()
+    assert not caplog.records

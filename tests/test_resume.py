@@ -224,6 +224,16 @@ def test_other_settings_are_refused_with_both_values(stopped: Path, outputs: Pat
         train.train(composed(*SETTINGS["rbm"], "resume=yes", output_root=outputs), stopped)
 
 
+def test_a_store_named_by_an_empty_variable_is_none_that_is_named(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    stop_in_the_third_epoch(outputs, tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    resumed("rbm", outputs, tmp_path)
+    assert own_run(tmp_path).status == "FINISHED"
+
+
 def test_a_checkpoint_of_other_sizes_is_refused_with_both(stopped: Path, outputs: Path) -> None:
     """Also where the configuration does not tell."""
     path = stopped / "checkpoints" / LAST

@@ -90,6 +90,8 @@ def trained(
     began = elapsed.of_job()
     check_keys(config, TRAIN_KEYS, "")
     trusted_modules(config.trust)
+    if config.tracking.get("uri") == "":
+        config.tracking.uri = None  # an empty variable names no store
     wanted, digest = resume.wanted(config), resume.digest(config)
     config.resume = config.trust = None  # not settings: what is saved and tracked of a run is the same either way
     if not wanted:

@@ -28,5 +28,6 @@ def set_up_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of a model's few small files
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # a locked or full store, with a traceback: `Tracker` says it in one line
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # a locked or full store, or Ctrl-C in the middle of a query, with a traceback: it is raised too, and said in one line
+    for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
