@@ -38,7 +38,7 @@ test-slow: setup ## the tests too long for `make test`: every moment of a kill, 
 	$(BIN)/python -m pytest -m slow $(WORKERS) $(ARGS)
 
 test-cluster: setup ## a real Slurm, several hosts, PostgreSQL: started and ended by the tests (root and Debian; else skipped with a reason)
-	$(BIN)/python -m pytest -m cluster -rs $(ARGS)
+	$(BIN)/python -m pytest -m cluster -rs -n 2 --dist worksteal $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check $(CODE)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import held
 import pytest
 import slurm
 import torch
@@ -29,7 +30,7 @@ pytest.importorskip("submitit", reason="needs the extra: pip install '.[sweeps]'
 TRAIN = str(Path(sys.executable).parent / "ebm-train")
 JOBS = int(os.environ.get("EBM_CLUSTER_JOBS", "5"))  # of the sweep with faults
 PATIENCE = 900  # seconds, of a machine that has other work
-WORDS = (*PLAIN, "model=rbm", "hydra.mode=MULTIRUN", "resume=auto")
+WORDS = (*PLAIN, "model=rbm", held.SAMPLER, "hydra.mode=MULTIRUN", "resume=auto")
 ON_SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=30", "hydra.launcher.mem_gb=1")
 REQUEUED = ("hydra.launcher.max_num_timeout=3", "hydra.launcher.signal_delay_s=20")
 
@@ -47,7 +48,10 @@ class Sweep:
         self.cluster, self.outputs = cluster, outputs
         self.folder = outputs / "sweep"
         self.words = (*WORDS, *words, f"hydra.sweep.dir={self.folder}")
-        self.variables = os.environ | cluster.variables | {"EBM_OUTPUT_DIR": str(outputs)}
+        self.held = outputs / "held"
+        path = os.pathsep.join((str(Path(held.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])))
+        own = {"EBM_OUTPUT_DIR": str(outputs), held.FOLDER: str(self.held), "PYTHONPATH": path}
+        self.variables = os.environ | cluster.variables | own
         outputs.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> subprocess.Popen[str]:
@@ -56,6 +60,13 @@ class Sweep:
             [TRAIN, *self.words, *ON_SLURM, *REQUEUED], env=self.variables, cwd=self.outputs, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+    def hold(self, *jobs: int) -> None:
+        """They take seconds for each epoch, until `release`."""
+        held.hold(self.held, *jobs)
+
+    def release(self, *jobs: int) -> None:
+        held.release(self.held, *jobs)
 
     def training(self, *names: str) -> bool:
         """Whether the jobs in these folders have made checkpoints."""
@@ -94,16 +105,17 @@ def assert_same(sweep: Sweep, reference: Path, *names: str) -> None:
 
 
 def test_a_job_that_fails_one_cancelled_and_one_out_of_time(cluster: Slurm, tmp_path: Path) -> None:
-    epochs = (15000, 400, 1600, *range(60, 57 + JOBS))  # the first three are still at work when it happens to them
-    sweep = Sweep(cluster, tmp_path / "slurm", f"training.epochs={','.join(map(str, epochs))}")
+    sweep = Sweep(cluster, tmp_path / "slurm", f"training.epochs=range(60,{60 + JOBS})")
+    sweep.hold(0, 1, 2)
     head = sweep.start()
-    until("the jobs train", lambda: sweep.training("1_rbm"), PATIENCE)
+    until("the jobs train", lambda: sweep.training("0_rbm", "1_rbm", "2_rbm"), PATIENCE)
     (sweep.folder / "1_rbm" / "metrics.csv").mkdir()  # in whose place the job writes at its end
-    until("the jobs train", lambda: sweep.training("0_rbm", "2_rbm"), PATIENCE)
+    sweep.release(1)
     late, cancelled = (f"{sweep.array()}_{number}" for number in (0, 2))
     cluster.ask("scancel", cancelled)
     cluster.ask("scontrol", "update", f"JobId={late}", f"TimeLimit={math.ceil((cluster.seconds(late) + 40) / 60)}")
     until("it is queued again", lambda: cluster.jobs().get(late) == "PENDING", PATIENCE)
+    sweep.release(0)
     cluster.ask("scontrol", "update", f"JobId={late}", "TimeLimit=30")
     assert sweep.here(tmp_path / "here").code == 0
 
@@ -124,14 +136,16 @@ def test_a_job_that_fails_one_cancelled_and_one_out_of_time(cluster: Slurm, tmp_
 
 
 def test_a_sweep_that_loses_its_head_and_a_node_goes_on(cluster: Slurm, tmp_path: Path) -> None:
-    sweep = Sweep(cluster, tmp_path / "slurm", "training.epochs=1000,1001,1002")
+    sweep = Sweep(cluster, tmp_path / "slurm", "training.epochs=60,61,62")
+    sweep.hold(0, 1, 2)
     head = sweep.start()
-    until("two jobs train", lambda: sweep.training("0_rbm", "1_rbm", "2_rbm"), PATIENCE)
+    until("three jobs train", lambda: sweep.training("0_rbm", "1_rbm", "2_rbm"), PATIENCE)
     places = cluster.places()
     assert set(places.values()) == set(slurm.NODES)
     head.kill()
     head.wait()
     cluster.kill("two")
+    sweep.release(0, 1, 2)
     again = tmp_path / "again.txt"
     cluster.start_node("two")
     words = (
@@ -139,7 +153,8 @@ def test_a_sweep_that_loses_its_head_and_a_node_goes_on(cluster: Slurm, tmp_path
         f"--chdir={sweep.outputs}",
         f"--wrap={shlex.join([TRAIN, *sweep.words, *ON_SLURM, *REQUEUED])}",
     )
-    cluster.ask("sbatch", "--wait", "--time=30", *words, variables=sweep.variables)
+    job = cluster.ask("sbatch", "--parsable", "--time=30", *words, variables=sweep.variables).strip()
+    until("the second head ends", lambda: job not in cluster.jobs(), PATIENCE)
     said = again.read_text()
     assert "Traceback" not in said
     assert "3 jobs: 3 finished, 0 not" in said
@@ -150,7 +165,8 @@ def test_a_sweep_that_loses_its_head_and_a_node_goes_on(cluster: Slurm, tmp_path
 
 
 def test_a_sweep_that_is_cancelled_is_gone_on_with_elsewhere(cluster: Slurm, tmp_path: Path) -> None:
-    sweep = Sweep(cluster, tmp_path / "slurm", "training.epochs=600,601,602,603,604")
+    sweep = Sweep(cluster, tmp_path / "slurm", "training.epochs=range(60,65)")
+    sweep.hold(*range(5))
     head = sweep.start()
     until("a job trains", lambda: sweep.training("0_rbm"), PATIENCE)
     cluster.ask("scancel", sweep.array())
@@ -170,31 +186,52 @@ def test_a_sweep_that_is_cancelled_is_gone_on_with_elsewhere(cluster: Slurm, tmp
     assert not any(records.ERROR_TAG in run.tags for run in more.values())
 
 
-def test_a_search_whose_head_is_killed_goes_on(cluster: Slurm, tmp_path: Path) -> None:
+def test_a_search_of_eight_workers_that_is_killed_twice_goes_on(tmp_path: Path) -> None:
     """Trials are jobs, as many at a time as the cluster has places for; those that had ended are kept, none is run twice."""
     words = (
         "sweep=optuna",
         "likelihood=null",
         f"metric={PSEUDO}",
-        "hydra.sweeper.n_trials=6",
-        "hydra.sweeper.n_jobs=4",
+        "hydra.sweeper.n_trials=12",
+        "hydra.sweeper.n_jobs=8",
     )
-    sweep = Sweep(cluster, tmp_path, *words, "training.epochs=100")
-    head = sweep.start()
-    until("two trials ended", lambda: len(ended(sweep.folder)) >= 2, PATIENCE)
-    head.kill()
-    head.wait()
-    until("no job is left", lambda: not cluster.jobs(), PATIENCE)
-    kept = ended(sweep.folder)
-    code, said = sweep.end(sweep.start())
+    with Slurm(cpus=4) as cluster:
+        sweep = Sweep(cluster, tmp_path, *words, "training.epochs=60")
+        head = sweep.start()
+        until("two trials ended", lambda: len(ended(sweep.folder)) >= 2, PATIENCE)
+        head.kill()
+        head.wait()
+        until("no job is left", lambda: not cluster.jobs(), PATIENCE)
+        kept = ended(sweep.folder)
+        assert len(kept) == 8
+
+        sweep.hold(0, 1)
+        head = sweep.start()
+        until(
+            "two more ended, two are at work", lambda: len(ended(sweep.folder)) == 10 and at_work(sweep) == 2, PATIENCE
+        )
+        head.kill()
+        head.wait()
+        cluster.ask("scancel", "--user=root")
+        until("no job is left", lambda: not cluster.jobs(), PATIENCE)
+        sweep.release(0, 1)
+        assert {number: ended(sweep.folder)[number] for number in kept} == kept
+        kept = ended(sweep.folder)
+
+        code, said = sweep.end(sweep.start())
     assert code == 0, said
-    assert "6 jobs: 6 finished, 0 not" in said
+    assert "12 jobs: 12 finished, 0 not" in said
     trials = study_in(sweep.folder).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12
     assert {number: trials[number] for number in kept} == kept
     parent, runs = sweep.runs()
-    assert [parent.status, *(run.status for run in runs.values())] == ["FINISHED"] * 7
+    assert [parent.status, *(run.status for run in runs.values())] == ["FINISHED"] * 13
     assert sorted(run.run_id for run in runs.values()) == sorted(trial.user_attrs["run_id"] for trial in trials)
+
+
+def at_work(sweep: Sweep) -> int:
+    """How many jobs have made checkpoints and have not ended."""
+    return len(list(sweep.folder.glob("*/checkpoints/last.ckpt"))) - len(list(sweep.folder.glob("*/verdict.json")))
 
 
 def ended(folder: Path) -> dict[int, object]:
