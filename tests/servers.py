@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ def free_port() -> int:
 
 
 class Server:
-    """`mlflow server` on sqlite with artifacts in `folder`. As a context manager it ends with the block."""
+    """`mlflow server` on sqlite in `folder`, files there or where `files` says. As a context manager it ends with the block."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self.files = files or ("--artifacts-destination", str(folder / "artifacts"))
+        self.variables = dict(variables or {})
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.database = f"sqlite:///{folder / 'mlflow.db'}"
@@ -40,10 +43,10 @@ class Server:
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-                "--backend-store-uri", self.database, "--artifacts-destination", str(self.folder / "artifacts"),
+                "--backend-store-uri", self.database, *self.files,
             ],
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, cwd=self.folder, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | self.variables, cwd=self.folder,
+            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
     def wait(self) -> None:
