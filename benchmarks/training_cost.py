@@ -12,16 +12,16 @@ import torch
 from benchmarks.common import command, composed, median_seconds, table
 from ebm_pipeline.runs import train
 
-BATCH, VISIBLE, HIDDEN, STEPS = 100, 784, 200, 570
+BATCH, VISIBLE, STEPS = 100, 784, 570
 
 
-def five_products(setting: str, dtype: torch.dtype = torch.float32) -> float:
+def five_products(setting: str, hidden_units: int, dtype: torch.dtype = torch.float32) -> float:
     """Seconds of h from v for data and chains, v from h, and two gradients, each product on its own."""
     torch.set_float32_matmul_precision(setting)
     generator = torch.Generator().manual_seed(0)
     visible = (torch.rand(BATCH, VISIBLE, generator=generator) < 0.13).to(dtype)
-    hidden = torch.rand(BATCH, HIDDEN, generator=generator).to(dtype)
-    weights = torch.randn(VISIBLE, HIDDEN, generator=generator).to(dtype)
+    hidden = torch.rand(BATCH, hidden_units, generator=generator).to(dtype)
+    weights = torch.randn(VISIBLE, hidden_units, generator=generator).to(dtype)
 
     def step() -> None:
         for _ in range(2):
@@ -45,12 +45,17 @@ def epochs(output: Path, name: str, *overrides: str) -> tuple[float, float]:
 
 
 def speed(output: Path) -> None:
-    """RBM 784-200, PCD-1, batch 100, 57,000 MNIST images, one thread."""
+    """RBMs 784-200 and 784-500, PCD-1, batch 100, 57,000 MNIST images, one thread."""
     torch.set_num_threads(1)
-    default = five_products("highest")
-    fastest = min(default, five_products("medium"))
-    low = five_products("highest", torch.bfloat16)
-    flops = 5 * 2 * BATCH * VISIBLE * HIDDEN
+    for hidden_units in (200, 500):
+        speed_of(output, hidden_units)
+
+
+def speed_of(output: Path, hidden_units: int) -> None:
+    default = five_products("highest", hidden_units)
+    fastest = min(default, five_products("medium", hidden_units))
+    low = five_products("highest", hidden_units, torch.bfloat16)
+    flops = 5 * 2 * BATCH * VISIBLE * hidden_units
     print(
         f"five products of a step: {1e3 * default:.2f} ms by default ({flops / default / 1e9:.0f} GFLOP/s), "
         f"{1e3 * fastest:.2f} ms at the fastest float32 setting, {1e3 * low:.2f} ms in bfloat16\n"
@@ -65,15 +70,16 @@ def speed(output: Path) -> None:
         print("bfloat16 is not run: this CPU has no units for it, its products take longer than float32 ones\n")
     rows = []
     for name, overrides in cases.items():
-        training, validation = epochs(output, name.replace(", ", "_").replace(" ", "_"), *overrides)
+        folder = f"{hidden_units}_{name.replace(', ', '_').replace(' ', '_')}"
+        training, validation = epochs(output, folder, f"hidden_units={hidden_units}", *overrides)
         rows.append([
             name, f"{training:.2f}", f"{validation:.2f} ({validation / training:.0%})",
             f"**{training / STEPS / default:.2f}**", f"{training / STEPS / fastest:.2f}",
         ])  # fmt: skip
-    again = five_products("highest")
+    again = five_products("highest", hidden_units)
     table(
         [
-            "RBM 784-200, PCD-1",
+            f"RBM 784-{hidden_units}, PCD-1",
             "s per epoch",
             "validation, s",
             "ratio to five default products",
