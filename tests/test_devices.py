@@ -28,6 +28,7 @@ from ebm_pipeline.evaluation.metrics import MonitoredImages
 from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.layers import Bernoulli, Gaussian, Ising, Layer, LearnedGaussian, Potts
 from ebm_pipeline.models.machine import BoltzmannMachine, assemble
+from ebm_pipeline.models.numerics import choose_float32_products, thin_products
 from ebm_pipeline.sampling import Gibbs, GibbsLangevin, ParallelTempering, Sampler
 from ebm_pipeline.training import L1, FixedColumnNorm, SparsityTarget
 from ebm_pipeline.training.arrangement import Arrangement
@@ -170,3 +171,18 @@ def test_the_watch_sees_what_makes_the_host_wait() -> None:
     with (watch := Watch()):
         there * torch.ones(()) + 1.0
     assert watch.seen == Counter()
+
+
+def test_float32_products_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lets a CPU take oneDNN lets an NVIDIA GPU take TF32, with 10 bits of a weight."""
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    try:
+        torch.set_float32_matmul_precision("medium")  # as of an earlier run of the process
+        assert choose_float32_products() == "highest"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        with thin_products():
+            pass
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    finally:
+        torch.set_float32_matmul_precision(before)
