@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from commands import TINY, run_command
 from kills import patched
@@ -99,9 +100,14 @@ def test_a_run_keeps_its_files_in_an_object_store_that_goes_away_for_a_while(
         run = records.find_run(server.uri, str(folder))
         assert run.status == "FINISHED"
         check_everything_is_there_once(objects.contents(), run.run_id, folder, server.uri)
-        words = ("run=models:/bars@best", "task=fantasies", "count=4", f"hydra.run.dir={elsewhere / 'samples'}")
-        drawn = run_command(cli.sample, *words, output_root=elsewhere, variables=variables)
-        assert drawn.code == 0, drawn.err
+        for name, of, root in (("fetched", "models:/bars@best", elsewhere), ("own", folder, outputs)):
+            words = (f"run={of}", "task=fantasies", "count=4", f"hydra.run.dir={elsewhere / name}")
+            drawn = run_command(cli.sample, *words, output_root=root, variables=variables)
+            assert drawn.code == 0, drawn.err
+        with h5py.File(elsewhere / "fetched/fantasies.h5") as one, h5py.File(elsewhere / "own/fantasies.h5") as other:
+            assert set(one) == {"fantasies", "fantasy_means"}  # the run, which has its data, says labels too
+            for array in one:
+                assert (one[array][...] == other[array][...]).all(), array
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not [content for content in (*kept, *objects.contents().values()) if objects.secret.encode() in content]
 
