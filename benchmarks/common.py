@@ -30,7 +30,7 @@ from ebm_pipeline.runs.configuration import build, build_data
 SEED = 137
 
 
-def hardware() -> str:
+def hardware(seed: int = SEED) -> str:
     """Processor, cores, vector units, versions and date, as one line."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -39,10 +39,11 @@ def hardware() -> str:
     fields = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
     name = fields.get("model name", platform.processor() or platform.machine())
     flags = set(fields.get("flags", "").split())
-    units = [label for flag, label in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_bf16", "AMX")) if flag in flags]
+    labels = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "amx_bf16": "AMX"}
+    units = [label for flag, label in labels.items() if flag in flags]
     return (
         f"{name} ({', '.join(units) or 'vector units unknown'}), {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, seed {SEED}, {date.today().isoformat()}"
+        f"{platform.python_version()}, torch {torch.__version__}, seed {seed}, {date.today().isoformat()}"
     )
 
 

@@ -1,9 +1,10 @@
 """The table of likelihoods, docs/table.md: published numbers beside ours, each as the interval of its card.
 
 `python -m benchmarks.results [ROW ...]` (`make results ROW=...`) trains the rows, all or those that are named, by their recipes
-in conf/experiment/table, judges them and writes the table. What was measured stays in docs/table.json with its hardware and
-date, so that rows of several machines stand in one table. Runs are kept in the output folder: one that is interrupted goes on,
-one that is finished is read. `--write` writes the table anew from what was measured; `--output DIR`: another folder than outputs.
+in conf/experiment/table, judges them and writes the table. What was measured stays in docs/table.json by row and seed, with its
+hardware and date, so that rows of several machines stand in one table. Runs are kept in the output folder: one that is
+interrupted goes on, one that is finished is read. `--seed N`: another seed than 137, another line. `--write` writes the table
+anew from what was measured; `--output DIR`: another folder than outputs.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ ROWS = {
     "melchior": Row("RBM 500, PCD-1, the paper's recipe", "-84.86, AIS", MELCHIOR),
     "rbm500_cd1": Row("RBM 500, CD-1", "-125.5, AIS", MURRAY),
     "rbm500_cd25": Row("RBM 500, CD-25", "-86.34, AIS", MURRAY),
+    "rbm500_trajectory": Row("RBM 500, trajectory tempering"),
     "rbm500": Row("RBM 500, PCD-1", "-86.34, AIS (CD-25)", MURRAY),
     "dbm500_1000": Row("DBM 500-1000, bound", "-84.62, AIS", HINTON),
+    "dbm500_500_1000": Row("DBM 500-500-1000, bound", "-85.10, AIS", HINTON),
     "labels": Row("RBM 500 of images and labels"),
     "gaussian": Row("Gaussian RBM 200"),
 }
@@ -76,12 +79,12 @@ class Measured:
     error: str = ""  # of classification
 
 
-def measure(name: str, output: Path, earlier: float | None) -> Measured:
+def measure(name: str, seed: int, output: Path, earlier: float | None) -> Measured:
     """Train a row, or go on with it, and read what the run says of itself; `earlier`: minutes that a finished run took."""
-    run = output / "table" / name
+    run = output / "table" / (name if seed == SEED else f"{name}_{seed}")
     begun, finished = run.exists(), (run / "verdict.json").exists()
     done = command(
-        "ebm-train", f"experiment=table/{name}", f"seed={SEED}", "resume=auto", f"hydra.run.dir={run}", output=output
+        "ebm-train", f"experiment=table/{name}", f"seed={seed}", "resume=auto", f"hydra.run.dir={run}", output=output
     )
     card, verdict = (_read(run / f"{file}.json") for file in ("likelihood", "verdict"))
     config = OmegaConf.load(run / "config.yaml")
@@ -94,7 +97,7 @@ def measure(name: str, output: Path, earlier: float | None) -> Measured:
         binarisation=card["binarisation"],
         epochs=stages + config.training.epochs,
         minutes=(earlier if finished else None) if begun else done.processor_seconds / 60,
-        hardware=hardware(),
+        hardware=hardware(seed),
         error=next(row[4] for row in classified(run / "model.h5") if row[2] == "test") if config.data.labels else "",
     )
 
@@ -128,8 +131,7 @@ def _usual(model: Path, config: DictConfig) -> str:
 
 
 HEADER = (
-    "row", "model", "binarisation", "published", "ours, test", "forward AIS alone", "verdict", "epochs",
-    "minutes",
+    "row", "model", "binarisation", "published", "seed", "ours, test", "forward AIS alone", "verdict", "epochs", "minutes",
 )  # fmt: skip
 INTRODUCTION = f"""# Likelihoods on MNIST, published and measured
 
@@ -148,27 +150,29 @@ are not fetched by this package.
 """
 
 
-def written(measured: dict[str, dict[str, Any]]) -> str:
-    """The page."""
+def written(measured: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The page, of what was measured by row and seed."""
+    found = [
+        (name, seed, Measured(**measured[name][seed]))
+        for name in ROWS
+        for seed in sorted(measured.get(name, {}), key=int)
+    ]
     lines = [INTRODUCTION, f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
-    for name, row in ROWS.items():
-        if name in measured:
-            lines.append(_line(name, row, Measured(**measured[name])))
+    lines += [_line(name, seed, values) for name, seed, values in found]
     lines += ["", "Measured on:", ""]
-    for name in ROWS:
-        if name in measured:
-            lines.append(f"- `{name}`: {measured[name]['hardware']}")
+    lines += [f"- `{name}`: {values.hardware}" for name, _, values in found]
     missing = [f"`{name}`" for name in ROWS if name not in measured]
     if missing:
         lines += ["", f"There, but not measured yet: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
-def _line(name: str, row: Row, found: Measured) -> str:
+def _line(name: str, seed: str, found: Measured) -> str:
+    row = ROWS[name]
     ours = found.likelihood + (f"; test error {found.error}" if found.error else "")
     cells = (
         f"`{name}`", row.model, found.binarisation, f"{row.published} ({row.source})" if row.source else row.published,
-        ours, found.usual, found.verdict, str(found.epochs), "-" if found.minutes is None else f"{found.minutes:.1f}",
+        seed, ours, found.usual, found.verdict, str(found.epochs), "-" if found.minutes is None else f"{found.minutes:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
@@ -178,18 +182,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)}; default: all")
     parser.add_argument("--output", type=Path, default=Path(os.environ.get("EBM_OUTPUT_DIR") or "outputs"))
+    parser.add_argument("--seed", type=int, default=SEED, help="of all draws; default: %(default)s")
     parser.add_argument("--write", action="store_true", help="train nothing, write the table from what was measured")
     options = parser.parse_args()
     unknown = sorted(set(options.rows) - set(ROWS))
     if unknown:
         parser.error(f"unknown row {', '.join(unknown)}; known: {', '.join(ROWS)}")
-    measured = _read(MEASURED) if MEASURED.exists() else {}
     for name in () if options.write else options.rows or ROWS:
         print(f"\n## {name}: {ROWS[name].model}\n", flush=True)
-        measured[name] = asdict(measure(name, options.output.absolute(), measured.get(name, {}).get("minutes")))
+        earlier = _measured().get(name, {}).get(str(options.seed), {}).get("minutes")
+        found = measure(name, options.seed, options.output.absolute(), earlier)
+        measured = _measured()  # rows may be measured side by side
+        measured.setdefault(name, {})[str(options.seed)] = asdict(found)
         MEASURED.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-        print(_line(name, ROWS[name], Measured(**measured[name])), flush=True)
-    TABLE.write_text(written(measured), encoding="utf-8")
+        print(_line(name, str(options.seed), found), flush=True)
+    TABLE.write_text(written(_measured()), encoding="utf-8")
+
+
+def _measured() -> dict[str, dict[str, dict[str, Any]]]:
+    return _read(MEASURED) if MEASURED.exists() else {}
 
 
 if __name__ == "__main__":

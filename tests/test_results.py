@@ -40,12 +40,13 @@ def test_a_row_without_an_interval_says_why_and_one_that_was_not_measured_is_nam
         1.25,
         "a",
     )
-    page = written({"rbm200": vars(own)})
-    (line,) = [line for line in page.splitlines() if line.startswith("| `rbm200`")]
-    assert "not determined: R-hat 1.4" in line
+    page = written({"rbm200": {"138": vars(own) | {"likelihood": "[-81.00, -80.50]"}, "99": vars(own)}})
+    line, other = (line for line in page.splitlines() if line.startswith("| `rbm200`"))
+    assert "| 99 | not determined: R-hat 1.4 |" in line
+    assert "| 138 | [-81.00, -80.50] |" in other
     assert line.endswith("| 5 | 1.2 |")
     assert page.splitlines()[-1].startswith("There, but not measured yet: `rbm16`")
-    assert "| 5 | - |" in written({"rbm200": vars(own) | {"minutes": None}})
+    assert "| 5 | - |" in written({"rbm200": {"137": vars(own) | {"minutes": None}}})
 
 
 @pytest.mark.slow
@@ -54,18 +55,18 @@ def test_a_row_is_trained_judged_and_then_read(
 ) -> None:
     """The exact one, shortened: its number is that of its card, and a second time nothing is trained."""
     monkeypatch.setattr("benchmarks.results.command", shortened)
-    first = measure("rbm16", tmp_path, None)
+    first = measure("rbm16", 137, tmp_path, None)
     assert first.likelihood.endswith(", exact")
     assert -190 < float(first.likelihood.split(",")[0]) < -130
     assert (first.epochs, first.binarisation) == (1, "threshold")
     run = tmp_path / "table" / "rbm16"
     weights = load_model(run / "model.h5").machine.weights[0]
-    again = measure("rbm16", tmp_path, 7.0)
+    again = measure("rbm16", 137, tmp_path, 7.0)
     assert (again.likelihood, again.minutes) == (first.likelihood, 7.0)
     (run / "verdict.json").unlink()  # as of a run that was interrupted
     known = read_run_file(run)
     MlflowClient(known["tracking_uri"]).set_terminated(known["run_id"], "KILLED")
-    assert measure("rbm16", tmp_path, 7.0).minutes is None
+    assert measure("rbm16", 137, tmp_path, 7.0).minutes is None
     assert torch.equal(load_model(run / "model.h5").machine.weights[0], weights)
 
 
