@@ -35,6 +35,7 @@ from ebm_pipeline.models.inference import MeanField
 from ebm_pipeline.models.initialization import initialize, normal
 from ebm_pipeline.models.layers import Bernoulli, Gaussian, Layer
 from ebm_pipeline.models.machine import BoltzmannMachine, States, assemble
+from ebm_pipeline.models.numerics import choose_float32_products
 from ebm_pipeline.runs.evaluate import evaluate
 from ebm_pipeline.runs.train import train
 from ebm_pipeline.sampling import Chains, Gibbs, start_at_mean
@@ -215,24 +216,34 @@ def coverage(seeds: int = 100) -> None:
         )
 
 
-def cost(temperatures: int = 10_000, chains: int = 100) -> None:
-    """CPU time of forward AIS for 784-500 against its two products by torch.mm, in turns, one thread."""
+def cost() -> None:
+    """CPU time of forward AIS for 784-500 against its two products by torch.mm, in turns, one thread, by chains.
+
+    AIS has the products that the commands choose on this machine, torch.mm those of torch's default settings.
+    """
     torch.set_num_threads(1)
+    for chains in (100, 200, 400):
+        cost_of(chains, temperatures=500_000 // chains)
+
+
+def cost_of(chains: int, temperatures: int, rounds: int = 10) -> None:
+    chosen = choose_float32_products()
     generator = torch.Generator().manual_seed(SEED)
     layers = [Bernoulli(torch.randn(784, generator=generator) - 1), Bernoulli(torch.randn(500, generator=generator))]
     machine = assemble(layers, [0.05 * torch.randn(784, 500, generator=generator)])
     base = machine.independent(torch.full((784,), 0.2))
     weights = machine.weights[0]
     visible, hidden = (torch.rand(chains, units, generator=generator).round() for units in (784, 500))
-    rounds = 10
     share = temperatures // rounds
 
     def products() -> None:
+        torch.set_float32_matmul_precision("highest")
         for _ in range(share):
             torch.mm(visible, weights)
             torch.mm(hidden, weights.T)
 
     def annealing() -> None:
+        torch.set_float32_matmul_precision(chosen)
         annealed_importance_sampling(machine, base, even_steps(share + 1), chains, generator)
 
     with torch.inference_mode():
@@ -240,8 +251,8 @@ def cost(temperatures: int = 10_000, chains: int = 100) -> None:
     product, annealed = (sum(column) for column in zip(*seconds, strict=True))
     ratio = statistics.median(annealed / product for product, annealed in seconds)
     print(
-        f"AIS 784-500, {chains} chains, {temperatures} temperatures: {annealed:.1f} s, its products {product:.1f} s, "
-        f"ratio {ratio:.2f} (median of {rounds})"
+        f"AIS 784-500, {chains} chains: {1e6 * annealed / temperatures / chains:.1f} us for a chain and temperature, "
+        f"its products {1e6 * product / temperatures / chains:.1f} us, ratio {ratio:.2f} (median of {rounds})"
     )
 
 

@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _interval(card: dict[str, Any]) -> str:
     if card["reasons"]:
         return f"not determined: {card['reasons'][0]}"
-    ends = card["log_likelihood_nats_per_image"]["test"]
+    ends = card[f"{card['quantity']}_nats_per_image"]["test"]
     return f"[{ends['low']:.2f}, {ends['high']:.2f}]" if ends["high"] > ends["low"] else f"{ends['low']:.2f}, exact"
 
 

@@ -97,7 +97,7 @@ def uniform_like(like: Tensor, generator: torch.Generator | None) -> Tensor:
     if like.is_cpu and like.dtype == torch.float32:
         bits = torch.empty(like.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None, generator=generator)
         numbers = bits.view(torch.int16)  # one at least is left over
-        shared = torch.tensor(0.5 + (int(numbers[-1]) & 255) * 2.0**-24)
+        shared = torch.full((), 0.5 + (int(numbers[-1]) & 255) * 2.0**-24)
         drawn = numbers[: like.numel()].view(like.shape).float()
         return torch.add(shared, drawn, alpha=2.0**-16, out=drawn)
     return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
