@@ -22,8 +22,8 @@ PART = "test"
 SCREENING, CHAINS = 300, 100  # temperatures and chains of the forward run that says which weights are worth a card
 SLACK = 3.0  # nats by which it may be too low
 CARD = Likelihood(
-    temperatures=2000, chains=100, base="data", placement="equal", sweeps=500, most_width=1.0, least_ess=10,
-    most_r_hat=1.2, doublings=2,
+    temperatures=10_000, chains=100, base="data", placement="equal", sweeps=1000, most_width=1.0, least_ess=10,
+    most_r_hat=1.2, doublings=1,
 )  # fmt: skip
 
 
