@@ -55,6 +55,16 @@ def built(group: str, option: str, *overrides: str) -> Any:
 # ---------------------------------------------------------------------------------------------- every yaml
 
 
+@pytest.mark.parametrize(("what", "kind"), [("likelihood", Likelihood), ("diagnostics", Diagnostics)])
+def test_settings_of_nothing_say_which_choice_left_it_out(what: str, kind: type) -> None:
+    """A recipe sets the card's temperatures, and `evaluation=default` after it has taken the card away."""
+    config = composed("experiment=table/rbm16", "evaluation=default", "+diagnostics.chains=5")
+    with pytest.raises(
+        UserError, match=rf"{what} has settings \(.*chains.* no _target_.* evaluation=full does, or {what}=null"
+    ):
+        build(config[what], what, kind | None)
+
+
 def test_every_group_is_tested_here() -> None:
     """A new group needs a test of its own below; a new option of a group is picked up by itself."""
     assert {

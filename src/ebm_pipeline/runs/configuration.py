@@ -56,6 +56,12 @@ def build(config: Any, what: str, kind: Any = object) -> Any:
         if isinstance(cause, UserError) or (cause is not None and in_own_code(cause)):
             raise cause from None
         raise _does_not_work(what, cause or error) from error
+    if isinstance(made, DictConfig) and kind is not object:
+        without = f", as evaluation=full does, or {what}=null" if isinstance(None, kind) else ""
+        raise UserError(
+            f"{what} has settings ({', '.join(map(str, made))}) and no _target_, which says what they are settings of: take a "
+            f"choice that gives it one{without}"
+        )
     check_kind(what, made, kind)
     check_fields(made, what)
     return made
