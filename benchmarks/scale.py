@@ -144,6 +144,7 @@ def processes() -> None:
                 words = ("trainer=ddp", "trainer.accelerator=cpu", *settings)
                 took = training_cost.epochs(Path(name), "run", *words)[0] / (IMAGES / batch)
             needed = shapes((784, 200), batch, 1, batch)
+            torch.set_float32_matmul_precision("highest")  # the training has chosen its own
             each = least([product(*shape) for shape in needed], time.perf_counter)
             products = sum(number * seconds for number, seconds in zip(needed.values(), each, strict=True))
             rows.append(
