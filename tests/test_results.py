@@ -10,7 +10,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from benchmarks.common import Finished, command
-from benchmarks.results import MEASURED, ROWS, TABLE, Measured, measure, written
+from benchmarks.results import MEASURED, ROWS, TABLE, Measured, _interval, measure, written
 from ebm_pipeline.models.storage import load_model
 from ebm_pipeline.tracking.records import read_run_file
 
@@ -47,6 +47,19 @@ def test_a_row_without_an_interval_says_why_and_one_that_was_not_measured_is_nam
     assert line.endswith("| 5 | 1.2 |")
     assert page.splitlines()[-1].startswith("There, but not measured yet: `rbm16`")
     assert "| 5 | - |" in written({"rbm200": {"137": vars(own) | {"minutes": None}}})
+
+
+@pytest.mark.parametrize("quantity", ["log_likelihood", "variational_bound"])
+def test_the_number_of_a_row_is_what_its_card_states(quantity: str) -> None:
+    """The likelihood of an RBM, the bound of a DBM; of an exact one no interval."""
+    card = {
+        "quantity": quantity,
+        "reasons": [],
+        f"{quantity}_nats_per_image": {"test": {"low": -83.256, "high": -82.955}},
+    }
+    assert _interval(card) == "[-83.26, -82.95]"
+    card[f"{quantity}_nats_per_image"] = {"test": {"low": -83.0, "high": -83.0}}
+    assert _interval(card) == "-83.00, exact"
 
 
 @pytest.mark.slow
