@@ -229,11 +229,12 @@ def _anneal(
 
     Two matrix products per temperature: one gives the inputs of the layers that are summed out, which serve the weights and
     the draw; one gives the inputs of the others. The energies of the layers that are not summed out are linear in beta.
-    The weights lie in memory as the second product takes them fastest, which costs the first less than that gains.
+    The weights lie in memory as products with the layer above take them fastest, which costs those with the one below less.
     """
     sizes = {parity: sum(machine.layers[index].units for index in machine.parity(parity)) for parity in (EVEN, ODD)}
     summed = ODD if sizes[ODD] <= sizes[EVEN] else EVEN
-    machine = machine.map(lambda tensor: tensor.detach().mT.contiguous().mT if tensor.dim() == 2 else tensor.detach())
+    machine = machine.map(Tensor.detach)
+    machine = replace(machine, weights=tuple(weights.mT.contiguous().mT for weights in machine.weights))
     kept = machine.parity(1 - summed)
     every = max(1, (len(schedule) - 1) // PATH_POINTS)
     log_weights = torch.zeros((), dtype=torch.float64)

@@ -22,7 +22,7 @@ from ebm_pipeline.runs.help import nearest
 from ebm_pipeline.runs.moved import with_current_names
 from ebm_pipeline.runs.trust import check_made, in_own_code, plain_yaml
 from ebm_pipeline.support.errors import MOST_SEED, UserError, check_whole
-from ebm_pipeline.support.signatures import check_arguments, check_fields, check_kind
+from ebm_pipeline.support.signatures import check_arguments, check_fields, check_kind, fits
 from ebm_pipeline.tracking.address import SQLITE, check_address
 from ebm_pipeline.tracking.moved import ARTIFACTS, set_places_right
 
@@ -57,7 +57,7 @@ def build(config: Any, what: str, kind: Any = object) -> Any:
             raise cause from None
         raise _does_not_work(what, cause or error) from error
     if isinstance(made, DictConfig) and kind is not object:
-        without = f", as evaluation=full does, or {what}=null" if isinstance(None, kind) else ""
+        without = f", as evaluation=full does, or {what}=null" if fits(None, kind) else ""
         raise UserError(
             f"{what} has settings ({', '.join(map(str, made))}) and no _target_, which says what they are settings of: take a "
             f"choice that gives it one{without}"
