@@ -61,7 +61,7 @@ def test_every_group_is_tested_here() -> None:
     assert {
         "card", "data", "data/transform", "diagnosis", "evaluation", "experiment", "experiment/table", "hydra/sweeper",
         "initialization",
-        "model", "objective", "optimizer", "plots", "recipe", "recipe_on", "sampler", "scheduler", "sweep", "task",
+        "model", "objective", "optimizer", "plots", "rate", "recipe", "recipe_on", "sampler", "scheduler", "sweep", "task",
         "trainer", "verdict", "width",
     } == GROUPS  # fmt: skip
     assert {path.stem for path in CONF.glob("*.yaml")} == {
@@ -508,6 +508,26 @@ def test_a_models_recipe_is_taken_by_itself_and_gives_way_to_what_is_said() -> N
     assert composed("model=hopfield", "optimizer.lr=0.2").optimizer.lr == 0.2
     notebook = composed("experiment=notebook", "model=hopfield")
     assert (notebook.optimizer._target_, list(notebook.model.penalties)) == ("torch.optim.Adam", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        (("model=rbm", "data=mnist"), 0.1),
+        (("model=rbm", "data=mnist", "data/transform=stochastic"), 0.1),
+        (("model=rbm_l1", "data=mnist"), 0.1),
+        (("model=rbm", "data=digits"), 0.05),
+        (("model=rbm_sparse", "data=mnist"), 0.05),
+        (("model=rbm", "data=mnist", "optimizer=adam"), 0.001),
+        (("model=rbm", "data=mnist", "optimizer=momentum"), 0.01),
+        (("model=rbm", "data=mnist", "optimizer.lr=0.2"), 0.2),
+        (("experiment=table/rbm500",), 0.2),
+        (("experiment=table/rbm200",), 0.05),
+    ],
+)
+def test_a_rate_for_a_data_set_is_of_one_optimizer_and_model(words: tuple[str, ...], rate: float) -> None:
+    """What plain descent bears on MNIST would undo a training by Adam."""
+    assert composed(*words).optimizer.lr == rate
 
 
 @pytest.mark.parametrize("model", ["dbm_grown", "rbm", "rbm_l1", "hopfield"])

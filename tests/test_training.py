@@ -42,7 +42,7 @@ from ebm_pipeline.training import (
 from ebm_pipeline.training.arrangement import Arrangement
 from ebm_pipeline.training.blocks import Blocks
 from ebm_pipeline.training.constraints import step_size
-from ebm_pipeline.training.module import BoltzmannTraining
+from ebm_pipeline.training.module import AVERAGED_EVERY, BoltzmannTraining
 from ebm_pipeline.training.objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 from ebm_pipeline.training.objectives.contrast import Learning, contrast_exact
 from ebm_pipeline.training.pretraining import compose, grow, pretrain, recipe_for
@@ -201,7 +201,7 @@ def test_the_average_is_the_mean_over_the_last_updates(monkeypatch: pytest.Monke
     plain, averaging = modules
     assert torch.equal(plain.result.weights[0], plain.machine.weights[0])
     assert torch.equal(averaging.machine.weights[0], plain.machine.weights[0])
-    late = torch.stack(seen[len(seen) // 2 + 13 :])
+    late = torch.stack(seen[len(seen) // 2 + 13 :: AVERAGED_EVERY])
     torch.testing.assert_close(averaging.result.weights[0].double(), late.mean(0), rtol=1e-5, atol=1e-7)
     assert not torch.equal(averaging.result.weights[0], averaging.machine.weights[0])
 

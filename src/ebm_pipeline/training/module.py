@@ -35,6 +35,7 @@ from ebm_pipeline.training.recipe import Recipe, variance_names
 from ebm_pipeline.training.trajectory import ladder_metrics
 
 Encoder = Callable[[Tensor], Tensor]
+AVERAGED_EVERY = 5  # updates from one set of parameters in the mean to the next, which is nearly the same
 CHAIN_BYTES = 12  # of a unit of a chain: its state, the next one and what it is drawn from
 
 
@@ -204,9 +205,15 @@ class BoltzmannTraining(pl.LightningModule):
         self._check_gradient(gradient)
         self._step(gradient)
         self._keep(learning.chains)
-        if self.averaged is not None and (count := self.global_step - (self.recipe.average_from or 0)) > 0:
-            self.averaged.n_averaged.fill_(count)  # its own update would read the number from the device
-            for mean, tensor in zip(self.averaged.parameters(), self.named.values(), strict=True):
+        if self.averaged is not None:
+            self._average(self.averaged, self.global_step - (self.recipe.average_from or 0))
+
+    def _average(self, averaged: AveragedModel, update: int) -> None:
+        """Take the parameters into their mean, at every fifth update from the first that is numbered 1."""
+        if update > 0 and (update - 1) % AVERAGED_EVERY == 0:
+            count = 1 + update // AVERAGED_EVERY
+            averaged.n_averaged.fill_(count)  # its own method would read the number from the device
+            for mean, tensor in zip(averaged.parameters(), self.named.values(), strict=True):
                 mean.lerp_(tensor, 1 / count)
 
     def _gradient(self, machine: BoltzmannMachine, learning: Learning) -> dict[str, Tensor]:
