@@ -516,6 +516,8 @@ def test_a_models_recipe_is_taken_by_itself_and_gives_way_to_what_is_said() -> N
         (("model=rbm", "data=mnist"), 0.1),
         (("model=rbm", "data=mnist", "data/transform=stochastic"), 0.1),
         (("model=rbm_l1", "data=mnist"), 0.1),
+        (("model=dbm_grown", "data=mnist"), 0.1),
+        (("model=dbm", "data=mnist"), 0.05),
         (("model=rbm", "data=digits"), 0.05),
         (("model=rbm_sparse", "data=mnist"), 0.05),
         (("model=rbm", "data=mnist", "optimizer=adam"), 0.001),
