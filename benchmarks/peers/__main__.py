@@ -160,7 +160,7 @@ class Peers:
             options = {**peer.common, "rate": rate, "falling": False}
             runs.append(self.trained(words, "same", f"{name}, rate {rate:g}", options, self.tried, (self.tried,)))
         best = max(range(len(runs)), key=lambda index: self.judge.screened(runs[index].weights[self.tried]))
-        for falling, epochs in ((False, self.long), (True, self.long), (True, self.long // 2)):
+        for falling, epochs in ((False, self.long), (True, self.long), (True, max(1, self.long // 2))):
             rate = peer.rates[best]
             ending = f" in {epochs} epochs" if epochs < self.long else ""
             label = f"{name}, rate {rate:g} {'falling' if falling else 'constant'}{ending}"
