@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +32,12 @@ from ebm_pipeline.models.numerics import choose_float32_products
 from ebm_pipeline.runs.assess import check_states
 from ebm_pipeline.runs.configuration import build_data
 from ebm_pipeline.sampling import Gibbs
+from ebm_pipeline.training.processes import average, started
 
 REPEATS, SLICE = 7, 0.2  # repetitions, and seconds of one of them
 PIXELS, LIMIT_MB = 196, 100.0  # of the generated images: 10^7 of 784 pixels would be 8 GB; what is larger streams
-IMAGES = 57_000  # of an epoch of MNIST
+IMAGES, VISIBLE = 57_000, 784  # of an epoch of MNIST
+AVERAGES = 300  # of the gradient over the processes
 Shapes = Mapping[tuple[int, int, int], float]
 
 
@@ -134,23 +137,38 @@ def threads() -> None:
     table(["RBM", "threads", *HEADER], rows)
 
 
+def averaged(numbers: int) -> tuple[float, float]:
+    """Seconds in which the processes of a training, each of which calls this, replace so many numbers by their means.
+
+    Least and median: between processes of one machine single exchanges wait for milliseconds.
+    """
+    tensors, found = [torch.zeros(numbers)], []
+    for _ in range(AVERAGES):
+        began = time.perf_counter()
+        average(tensors)
+        found.append(time.perf_counter() - began)
+    return min(found), statistics.median(found)
+
+
 def processes() -> None:
     """Processes that share a batch and as many chains, by the clock: an update of `trainer=ddp` on MNIST, RBM 784-200."""
     rows = []
+    learned = VISIBLE * 200 + 2 * (VISIBLE + 200)  # weights and biases, and the offsets of centring
     for batch in (BATCH, 10 * BATCH):
         for count in (1, 2):
             with tempfile.TemporaryDirectory() as name:
                 settings = (f"trainer.devices={count}", f"data.batch_size={batch}", f"training.chains={batch}")
                 words = ("trainer=ddp", "trainer.accelerator=cpu", *settings)
                 took = training_cost.epochs(Path(name), "run", *words)[0] / (IMAGES / batch)
-            needed = shapes((784, 200), batch, 1, batch)
+            with started(count, averaged, (learned,)):
+                exchange = averaged(learned) if count > 1 else (0.0, 0.0)
+            needed = shapes((VISIBLE, 200), batch, 1, batch)
             torch.set_float32_matmul_precision("highest")  # the training has chosen its own
             each = least([product(*shape) for shape in needed], time.perf_counter)
             products = sum(number * seconds for number, seconds in zip(needed.values(), each, strict=True))
-            rows.append(
-                [f"{batch}", f"{count}", f"{1e3 * took:.2f}", f"{1e3 * products:.2f}", f"{took / products:.2f}"]
-            )
-    table(["batch and chains", "processes", *HEADER[:3]], rows)
+            cells = [f"{cell:.2f}" for cell in (1e3 * took, 1e3 * products, took / products)]
+            rows.append([f"{batch}", f"{count}", *cells, ", ".join(f"{1e3 * seconds:.2f}" for seconds in exchange)])
+    table(["batch and chains", "processes", *HEADER[:3], "exchange of the gradient, ms: least, median"], rows)
 
 
 def generated(path: Path, count: int) -> None:

@@ -3,9 +3,10 @@
 RBM 784-200 on the 57,000 training images of MNIST (threshold), one thread each. Every peer that the package index has gets an
 environment of its own in outputs/peers, with the versions of constraints.txt where that names them. It trains with PCD-1 and
 batches of 100 (learnergy: CD-1, which is all it has) at several learning rates; the best of them then goes on, constant and
-falling linearly to 0 (in all epochs, and in half of them); and by the settings of its own documentation. Seconds are those of
-the processor: the least of all epochs of a kind, times the epochs until a model was kept whose whole interval of the
-log-likelihood of the test images lies above a target. A peer that cannot be installed or run is printed with the reason.
+falling linearly to 0 (in all epochs, and in half of them, there also from the next higher rate); and by the settings of its own
+documentation. Seconds are those of the processor: the least of all epochs of a kind, times the epochs until a model was kept
+whose whole interval of the log-likelihood of the test images lies above a target. A peer that cannot be installed or run is
+printed with the reason.
 """
 
 from __future__ import annotations
@@ -160,8 +161,9 @@ class Peers:
             options = {**peer.common, "rate": rate, "falling": False}
             runs.append(self.trained(words, "same", f"{name}, rate {rate:g}", options, self.tried, (self.tried,)))
         best = max(range(len(runs)), key=lambda index: self.judge.screened(runs[index].weights[self.tried]))
-        for falling, epochs in ((False, self.long), (True, self.long), (True, max(1, self.long // 2))):
-            rate = peer.rates[best]
+        half, rate, higher = max(1, self.long // 2), peer.rates[best], peer.rates[best + 1 : best + 2]
+        further = [(False, self.long, rate), (True, self.long, rate), *((True, half, each) for each in (rate, *higher))]
+        for falling, epochs, rate in further:
             ending = f" in {epochs} epochs" if epochs < self.long else ""
             label = f"{name}, rate {rate:g} {'falling' if falling else 'constant'}{ending}"
             options = {**peer.common, "rate": rate, "falling": falling}
