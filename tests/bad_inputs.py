@@ -113,6 +113,8 @@ def compositions() -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "compare", ("runs=[{run}]", "output_root={outputs}")
     yield "data", ("data=bars_and_stripes",)
     yield "sync", ()
+    yield "serve", ("run={run}", "output_root={outputs}")
+    yield "ui", ("output_root={outputs}",)
 
 
 FEW = (  # for a quick test

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from bad_inputs import Case
 from commands import PLAIN, composed, start
 
@@ -27,7 +28,7 @@ from ebm_pipeline.data import load
 from ebm_pipeline.data.sources import FILES, BarsAndStripes, Idx
 from ebm_pipeline.data.transforms import Threshold
 from ebm_pipeline.models.storage import load_model
-from ebm_pipeline.runs import compare, evaluate, sample, train
+from ebm_pipeline.runs import compare, evaluate, sample, serve, train, ui
 from ebm_pipeline.support.errors import DivergedError, UserError
 from ebm_pipeline.tasks.inpainting import hidden_pixels
 from ebm_pipeline.tracking import records, tracker
@@ -104,15 +105,18 @@ def work(case: Case, places: dict[str, Path], folder: Path) -> Any:
             return sample.ask(config, run, folder)
         case "compare":
             return compare.compare_runs(config, [run], folder)
+        case "serve":
+            return serve.serve(config, run)
         case command:
-            return {"data": cli._data, "sync": cli._sync}[command](config)
+            return {"data": cli._data, "sync": cli._sync, "ui": cli._ui}[command](config)
 
 
 def answer(case: Case, places: dict[str, Path], folder: Path) -> str | None:
     """The message that the case gets; None where it was accepted, so that the work would begin."""
     with (
         mock.patch.object(tracker.Tracker, "start", accept), mock.patch.object(evaluate, "monitor", accept),
-        mock.patch.object(sample, "progress_bar", accept), mock.patch.object(compare, "compare", accept), time_limit(),
+        mock.patch.object(sample, "progress_bar", accept), mock.patch.object(compare, "compare", accept),
+        mock.patch.object(uvicorn.Server, "run", accept), mock.patch.object(ui, "pages", accept), time_limit(),
     ):  # fmt: skip
         try:
             work(case, places, folder)
@@ -173,8 +177,8 @@ def test_many_bad_configurations_are_refused(
     found = bad_inputs.spread(bad_inputs.cases(bad_inputs.compositions()), MANY)[part::PARTS]
     count, accepted = refused(found, places, tmp_path)
     assert count >= 200 / PARTS
-    for case in bad_inputs.spread(accepted, TRAINED):
-        assert is_legal(case, places, tmp_path / "legal"), str(case)
+    for number, case in enumerate(bad_inputs.spread(accepted, TRAINED)):
+        assert is_legal(case, places, tmp_path / f"legal_{number}"), str(case)
     record("bad configurations", {"tried": len(found), "clear messages": count, "legal": len(accepted)})
 
 
