@@ -142,7 +142,7 @@ def test_too_few_images_for_fantasies_say_what_to_ask_for() -> None:
 def test_fantasies_say_which_number_of_sweeps_is_enough() -> None:
     easy = Fantasies(sweeps=40, doublings=3)(saved(6, 4, 3), images(2000, 6), 1)
     assert list(easy.tried) == [40]
-    assert "at most 1.01, so 40 sweeps are enough" in easy.made["fantasies"]
+    assert "at most 1.01, which asks for no more sweeps" in easy.made["fantasies"]
     frozen = SavedModel(
         assemble([Bernoulli(torch.full((6,), -10.0)), Bernoulli(torch.tensor([-60.0]))], [torch.full((6, 1), 20.0)]),
         torch.full((6,), 0.5),

@@ -118,7 +118,7 @@ class Fantasies(Task):
         """How chains were run, with R-hat, and whether that was enough."""
         kind = self._kind(chains.info)
         before = ", ".join(f"{shown_r_hat(value)} after {count}" for count, value in list(chains.tried.items())[:-1])
-        enough = f"at most {ENOUGH:g}, so {chains.sweeps} sweeps are enough"
+        enough = f"at most {ENOUGH:g}, which asks for no more sweeps"
         if not chains.worst <= ENOUGH:
             enough = (
                 f"not at most {ENOUGH:g}, so {chains.sweeps} sweeps are not enough: raise task.doublings or task.sweeps"
