@@ -74,7 +74,7 @@ class Measured:
     epochs: int
     minutes: (
         float | None
-    )  # of the processor, on one core: training, card and diagnostics; None where the run was interrupted
+    )  # of the processor, on one core: training, card and diagnostics; None where the run was interrupted or there
     hardware: str
     error: str = ""  # of classification
 
@@ -143,7 +143,7 @@ sides and renews this page (`make results`: all of them).
   temperatures, {USUAL_CHAINS} chains, from pixels at their mean and hidden units on half of the time. It tends to be too high.
 - Numbers under different binarisations are different quantities.
 - **minutes** are those of the processor (one thread), for training, card and diagnostics together; - for a run
-  that was interrupted.
+  that was interrupted or was there already.
 
 The binarised MNIST of Larochelle & Murray (2011) is not among the rows: its draw cannot be made again from MNIST, and its files
 are not fetched by this package.
