@@ -19,9 +19,7 @@ def listening(host: str, port: int, make: str, backlog: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason, cure = str(error), "give an address of this computer, host=127.0.0.1"
         if isinstance(error, OSError):
-            named = str(error.strerror).partition(" (while attempting")[
-                0
-            ]  # Python adds the address, which is in the message
+            named, *_ = str(error.strerror).split(" (while attempting")  # which adds the address
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else named
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 other = port + 1 if 1024 <= port < 65535 else 5001
