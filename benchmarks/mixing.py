@@ -84,7 +84,7 @@ def rows(
                 f"{r_hat.worst:.3f}",
                 f"{r_hat.mixing.r_hat:.2f}",
                 f"{effective:.0f}",
-                f"{effective / seconds:.2g}",
+                f"{effective / seconds:.{0 if effective > seconds else 2}f}",
             ]
         )
     return found
