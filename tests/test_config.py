@@ -513,16 +513,16 @@ def test_a_models_recipe_is_taken_by_itself_and_gives_way_to_what_is_said() -> N
 @pytest.mark.parametrize(
     ("words", "rate"),
     [
-        (("model=rbm", "data=mnist"), 0.1),
-        (("model=rbm", "data=mnist", "data/transform=stochastic"), 0.1),
-        (("model=rbm_l1", "data=mnist"), 0.1),
-        (("model=dbm_grown", "data=mnist"), 0.1),
+        (("model=rbm", "data=mnist"), 0.2),
+        (("model=rbm", "data=mnist", "data/transform=stochastic"), 0.2),
+        (("model=rbm_l1", "data=mnist"), 0.2),
+        (("model=dbm_grown", "data=mnist"), 0.2),
         (("model=dbm", "data=mnist"), 0.05),
         (("model=rbm", "data=digits"), 0.05),
         (("model=rbm_sparse", "data=mnist"), 0.05),
         (("model=rbm", "data=mnist", "optimizer=adam"), 0.001),
         (("model=rbm", "data=mnist", "optimizer=momentum"), 0.01),
-        (("model=rbm", "data=mnist", "optimizer.lr=0.2"), 0.2),
+        (("model=rbm", "data=mnist", "optimizer.lr=0.3"), 0.3),
         (("experiment=table/rbm500",), 0.2),
         (("experiment=table/rbm200",), 0.05),
     ],
@@ -530,6 +530,27 @@ def test_a_models_recipe_is_taken_by_itself_and_gives_way_to_what_is_said() -> N
 def test_a_rate_for_a_data_set_is_of_one_optimizer_and_model(words: tuple[str, ...], rate: float) -> None:
     """What plain descent bears on MNIST would undo a training by Adam."""
     assert composed(*words).optimizer.lr == rate
+
+
+@pytest.mark.parametrize(
+    ("words", "strengths"),
+    [
+        (("model=rbm", "data=mnist"), [2e-3]),
+        (("model=dbm_grown", "data=mnist"), [2e-3]),
+        (("model=rbm_l1", "data=mnist"), [1e-3]),
+        (("model=rbm", "data=digits"), []),
+        (("model=rbm", "data=mnist", "optimizer=adam"), []),
+        (("model=rbm", "data=mnist", "model.penalties=[]"), []),
+        (("experiment=notebook", "model=rbm"), []),
+        (("experiment=table/rbm200",), []),
+        (("experiment=table/rbm500",), [1e-4]),
+        (("experiment=table/rbm500_threshold",), [1.5e-3]),
+        (("experiment=table/rbm500_cd25",), []),
+    ],
+)
+def test_the_penalty_that_a_high_rate_needs_comes_with_it_alone(words: tuple[str, ...], strengths: list[float]) -> None:
+    """The rows of the table and the notebook keep what they were measured with."""
+    assert [penalty.strength for penalty in composed(*words).model.penalties] == strengths
 
 
 @pytest.mark.parametrize("model", ["dbm_grown", "rbm", "rbm_l1", "hopfield"])
