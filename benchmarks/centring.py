@@ -32,7 +32,7 @@ def training(output: Path, way: str, rate: float, seed: int) -> Path:
     if not (folder / "model.h5").exists():
         command(
             "ebm-train", "data=mnist", "hidden_units=500", f"seed={seed}", f"training.centring={WAYS[way]}",
-            f"optimizer.lr={rate}", "tracking.log_model=false", f"hydra.run.dir={folder}", output=output,
+            f"optimizer.lr={rate}", "model.penalties=[]", "tracking.log_model=false", f"hydra.run.dir={folder}", output=output,
         )  # fmt: skip
     return folder / "model.h5"
 

@@ -259,8 +259,8 @@ def cost_of(chains: int, temperatures: int, rounds: int = 10) -> None:
 def small(output: Path, epochs: int = 50) -> None:
     """Exact log-likelihood of RBM-16 on thresholded MNIST, PCD-1, centred, at the best of the rates 0.05, 0.1 and 0.2."""
     overrides = [
-        f"output_root={output}", "data=mnist", "hidden_units=16", "optimizer.lr=0.1", f"training.epochs={epochs}",
-        f"seed={SEED}", "evaluation.every_epochs=0",
+        f"output_root={output}", "data=mnist", "hidden_units=16", "optimizer.lr=0.1", "model.penalties=[]",
+        f"training.epochs={epochs}", f"seed={SEED}", "evaluation.every_epochs=0",
     ]  # fmt: skip
     folder = output / "rbm16"
     with initialize_config_dir(config_folder(), version_base="1.3"):

@@ -51,6 +51,7 @@ def main() -> None:
         mnist = (
             "data=mnist",
             "model=rbm",
+            "model.penalties=[]",
             "optimizer.lr=0.05",  # by which the pictures were made that stand in docs/pictures
             "evaluation=full",
             f"evaluation.digits={2 * ACROSS}",

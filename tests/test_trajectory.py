@@ -30,6 +30,7 @@ from ebm_pipeline.models.machine import ODD, BoltzmannMachine, States
 from ebm_pipeline.sampling import Ladder, TrajectoryTempering, leaves, with_leaves
 from ebm_pipeline.sampling.bennett import bennett, bennett_step
 from ebm_pipeline.sampling.ladder import (
+    MOVES,
     NEVER,
     RUNGS,
     SWEEPS,
@@ -310,6 +311,25 @@ def test_the_ladder_moves_once_in_so_many_sweeps_of_its_rungs(generator: torch.G
     moved, _ = sampler.step(machine, ladder, generator)
     assert int(moved.counts[SWEEPS]) == 60
     assert int(moved.seen.sum()) == 10  # two rungs, so at every sixth sweep, of one pair each time
+
+
+@pytest.mark.parametrize(
+    ("lowest", "room", "moves"),
+    [(0.5, 3, 0), (0.2, 3, 0), (0.1, 3, 5), (0.1, 2, 0)],
+    ids=["good", "low", "behind", "behind and full"],
+)
+def test_a_ladder_that_has_fallen_behind_moves_at_every_sweep(
+    lowest: float, room: int, moves: int, generator: torch.Generator
+) -> None:
+    """Nothing tells a machine the weights of modes that it learns while its ladder lags."""
+    machines = rungs_of(random_machine(("bernoulli", "bernoulli"), (4, 3), seed=5))
+    states = tuple(torch.zeros(10, layer.units, dtype=torch.float64) for layer in machines[-1].layers)
+    ladder = first_ladder(stacked(machines[:2]), states, room, 10)
+    sampler = replace(STILL, acceptance=0.3, every=100, steps=1)
+    for _ in range(5):
+        rates = torch.tensor([0.5, lowest, 0.0][:room], dtype=torch.float64)
+        ladder, _ = sampler.step(machines[-1], ladder._replace(rates=rates), generator)
+    assert int(ladder.counts[MOVES]) == moves
 
 
 def test_clamped_even_layers_stay_and_odd_ones_are_refused(generator: torch.Generator) -> None:

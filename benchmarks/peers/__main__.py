@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 TARGETS = (-100.0, -90.0, -85.0)
 KEPT = (1, 2, 3, 5, 7, 10, 15, 20)
 OUR_EPOCHS = (2, 5, 7, 10, 20, 40)  # each with its own schedule, which ends at 0
-OUR_SHORT = (2, 3, 4, 5)  # epochs at twice the default rate, which a weak penalty makes bearable
+OUR_SHORT = (2, 3, 4, 5)  # epochs with half of the default penalty
 L2 = "model.penalties=[{_target_: ebm_pipeline.training.L2, parameters: [weights/0], strength: 1e-3}]"
 Options = dict[str, Any]
 
@@ -150,8 +150,8 @@ class Peers:
         """This package's default recipe, of several lengths; and one for a short training."""
         words = [sys.executable, "-m", "benchmarks.peers.ours"]
         default = [self.trained(words, "same", f"ours, {n} epochs", {"words": []}, n, (n,)) for n in OUR_EPOCHS]
-        options = {"words": ["optimizer.lr=0.2", L2]}
-        label = "ours, rate 0.2 and L2 penalty 0.001"
+        options = {"words": [L2]}
+        label = "ours, L2 penalty 0.001"
         return default + [self.trained(words, "short", f"{label}, {n} epochs", options, n, (n,)) for n in OUR_SHORT]
 
     def of(self, name: str, peer: Peer) -> list[Trained]:

@@ -48,6 +48,7 @@ MEMORY = 0.15  # least weight of the newest in the running means of the acceptan
 LONG_MEMORY = 0.03  # in those of log Z
 LEAST_SEEN = 5  # exchanges of a pair, before its acceptance decides anything
 SPARE = 1.3  # times the acceptance that is asked: what two rungs must have for the one between them to be given up
+LAGS = 0.5  # of the acceptance that is asked: a ladder with a pair below it has fallen behind the machine
 WORTH = 0.75  # of a gap: how much smaller the one must be that a full ladder leaves to close it
 MOST_RUNGS = 1000
 GROWTH = 2  # times as long a ladder may become that a finished run brings
@@ -58,11 +59,13 @@ class TrajectoryTempering:
     """`steps` sweeps of the machine per call of `step`; the rungs below have `chains` chains each (None: as many as the machine).
 
     They move, and exchange, whenever the machine's own chains have made `every` sweeps for each of theirs, so that the ladder
-    costs as much however long it is; every = 0 moves it at each sweep. A rung is put between two neighbours whose
-    acceptance falls below `acceptance`: the machine as it is where it is one of them, else one halfway. A rung is given up
-    where its neighbours would exchange often enough without it. A ladder of `rungs` machines, the machine itself
-    included, first gives up the one that it needs least, unless that is needed more. `ladder`:
-    stacked machines to begin with, of a machine that does not learn any more; then all new rungs are halfway ones.
+    costs as much however long it is; every = 0 moves it at each sweep. So does a ladder that has fallen behind: two neighbours
+    hardly exchange, and there is room for rungs. (A machine may learn modes faster than the ladder grows. Then nothing tells it
+    their weights, which drift, and rungs that have one mode alone stand in the way for ever.)
+    A rung is put between two neighbours whose acceptance falls below `acceptance`: the machine as it is where it is one of
+    them, else one halfway. A rung is given up where its neighbours would exchange often enough without it. A ladder of
+    `rungs` machines, the machine itself included, first gives up the one that it needs least, unless that is needed more.
+    `ladder`: stacked machines to begin with, of a machine that does not learn any more; then all new rungs are halfway ones.
     warm_up: sweeps in which the ladder may change; None: always.
     """
 
@@ -141,6 +144,8 @@ class TrajectoryTempering:
 
     def _is_due(self, ladder: Ladder) -> bool:
         """Whether the rungs below the machine move now."""
+        if ladder.rungs < ladder.room and float(ladder.rates[: ladder.rungs].min()) < LAGS * self.acceptance:
+            return True
         waited = int(ladder.counts[SWEEPS] - ladder.counts[MOVED_AT])
         return waited * len(ladder.top_walkers) >= self.every * ladder.rungs * ladder.walkers.shape[1]
 
