@@ -516,7 +516,7 @@ def test_a_models_recipe_is_taken_by_itself_and_gives_way_to_what_is_said() -> N
         (("model=rbm", "data=mnist"), 0.2),
         (("model=rbm", "data=mnist", "data/transform=stochastic"), 0.2),
         (("model=rbm_l1", "data=mnist"), 0.2),
-        (("model=dbm_grown", "data=mnist"), 0.2),
+        (("model=dbm_grown", "data=mnist"), 0.1),
         (("model=dbm", "data=mnist"), 0.05),
         (("model=rbm", "data=digits"), 0.05),
         (("model=rbm_sparse", "data=mnist"), 0.05),
@@ -536,7 +536,7 @@ def test_a_rate_for_a_data_set_is_of_one_optimizer_and_model(words: tuple[str, .
     ("words", "strengths"),
     [
         (("model=rbm", "data=mnist"), [2e-3]),
-        (("model=dbm_grown", "data=mnist"), [2e-3]),
+        (("model=dbm_grown", "data=mnist"), []),
         (("model=rbm_l1", "data=mnist"), [1e-3]),
         (("model=rbm", "data=digits"), []),
         (("model=rbm", "data=mnist", "optimizer=adam"), []),
