@@ -1,8 +1,10 @@
 """How fast samplers mix: Gibbs, parallel tempering and tempering along the trajectory, on machines trained by trajectory.
 
-`python -m benchmarks.mixing [RUN ...]` trains an RBM on images of two far classes; chains of each sampler start from data
-and from noise. Finished runs with sampler=trajectory are added. What is watched is what mixes last: for the two classes which of
-them a chain is in, else the first principal component of the images.
+`python -m benchmarks.mixing [RUN ...] [OPTION=VALUE ...]` trains an RBM on images of two far classes, with these options of
+`ebm-train`; chains of each sampler start from data and from noise. Finished runs with sampler=trajectory are added. What is
+watched is what mixes last: for the two classes which of them a chain is in, else the first principal component of the images.
+Two classes as frequent in the data have the same mean free energy where the machine gives them the same weight: how far apart
+these are is printed, since chains that all end in a class that has all the weight mix as well as any.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +35,8 @@ Case = tuple[
 ]  # a machine, its ladder, images, what is watched (units,)
 
 
-def two_classes(output: Path, seed: int) -> Case:
-    """An RBM trained by our own recipe on two classes that differ in every pixel; watched is the direction between them."""
+def two_classes(output: Path, seed: int, options: Sequence[str] = ()) -> Case:
+    """An RBM trained by our own recipe and `options` on two classes that differ in every pixel; watched: their axis."""
     generator = np.random.default_rng(seed)
     prototype = generator.random(PIXELS) < 0.5
     kinds = generator.random((IMAGES, 1)) < 0.5
@@ -46,7 +49,7 @@ def two_classes(output: Path, seed: int) -> Case:
         f"hidden_units={HIDDEN}",
         f"seed={seed}",
     )
-    command("ebm-train", *words, "sampler=trajectory", f"hydra.run.dir={output / 'run'}", output=output)
+    command("ebm-train", *words, "sampler=trajectory", *options, f"hydra.run.dir={output / 'run'}", output=output)
     machine, ladder, shown, _ = of_run(output / "run")
     return machine, ladder, shown, torch.from_numpy(2.0 * prototype - 1).float()
 
@@ -90,6 +93,12 @@ def rows(
     return found
 
 
+def apart(machine: BoltzmannMachine, images: Tensor, axis: Tensor) -> float:
+    """Mean free energy of the images on one side of `axis` (units,) less that of the others, in nats."""
+    energies, side = machine.free_energy((images, None)), images @ axis > 0
+    return float(energies[side].mean() - energies[~side].mean())
+
+
 def of_run(folder: Path) -> Case:
     """The machine of a run with a ladder, that ladder, training images and their first principal component."""
     model = with_ladder(load_model(folder / "model.h5"), folder)
@@ -105,7 +114,7 @@ HEADER = (
 )  # fmt: skip
 
 
-def main(folders: list[Path]) -> None:
+def main(folders: list[Path], options: list[str]) -> None:
     """Print the table."""
     print(hardware(), flush=True)
     torch.set_num_threads(1)
@@ -114,11 +123,14 @@ def main(folders: list[Path]) -> None:
         for seed in range(SEED, SEED + SEEDS):
             with tempfile.TemporaryDirectory() as temporary:
                 name = f"two far classes, {PIXELS}-{HIDDEN}, seed {seed}"
-                found += rows(name, seed, *two_classes(Path(temporary), seed))
+                case = two_classes(Path(temporary), seed, options)
+                found += rows(name, seed, *case)
+                print(f"{name}: classes {apart(case[0], case[2], case[3]):+.1f} nats apart", flush=True)
         for folder in folders:
             found += rows(folder.name, SEED, *of_run(folder))
     table(HEADER, found)
 
 
 if __name__ == "__main__":
-    main([Path(word) for word in sys.argv[1:]])
+    given = sys.argv[1:]
+    main([Path(word) for word in given if "=" not in word], [word for word in given if "=" in word])
