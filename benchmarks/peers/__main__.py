@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from benchmarks.common import SEED, composed, hardware, table
 from benchmarks.peers.judge import Judge
@@ -149,10 +150,17 @@ class Peers:
     def ours(self) -> list[Trained]:
         """This package's default recipe, of several lengths; and one for a short training."""
         words = [sys.executable, "-m", "benchmarks.peers.ours"]
-        default = [self.trained(words, "same", f"ours, {n} epochs", {"words": []}, n, (n,)) for n in OUR_EPOCHS]
-        options = {"words": [L2]}
+        default, options = self.our_options(), self.our_options(L2)
         label = "ours, L2 penalty 0.001"
-        return default + [self.trained(words, "short", f"{label}, {n} epochs", options, n, (n,)) for n in OUR_SHORT]
+        return [self.trained(words, "same", f"ours, {n} epochs", default, n, (n,)) for n in OUR_EPOCHS] + [
+            self.trained(words, "short", f"{label}, {n} epochs", options, n, (n,)) for n in OUR_SHORT
+        ]
+
+    def our_options(self, *words: str) -> Options:
+        """Options of `ebm-train` and the recipe that they make, so that one by other defaults is not taken for it."""
+        config = composed(self.output, "data=mnist", "model=rbm", *words)
+        parts = (config.optimizer, config.scheduler, config.model.penalties, config.training)
+        return {"words": [*words], "recipe": [OmegaConf.to_yaml(part) for part in parts]}
 
     def of(self, name: str, peer: Peer) -> list[Trained]:
         """All trainings of a peer."""

@@ -144,10 +144,10 @@ class TrajectoryTempering:
 
     def _is_due(self, ladder: Ladder) -> bool:
         """Whether the rungs below the machine move now."""
-        if ladder.rungs < ladder.room and float(ladder.rates[: ladder.rungs].min()) < LAGS * self.acceptance:
-            return True
         waited = int(ladder.counts[SWEEPS] - ladder.counts[MOVED_AT])
-        return waited * len(ladder.top_walkers) >= self.every * ladder.rungs * ladder.walkers.shape[1]
+        if waited * len(ladder.top_walkers) >= self.every * ladder.rungs * ladder.walkers.shape[1]:
+            return True
+        return ladder.rungs < ladder.room and float(ladder.rates[: ladder.rungs].min()) < LAGS * self.acceptance
 
     def _moved(
         self, machine: BoltzmannMachine, ladder: Ladder, generator: torch.Generator | None, clamped: Collection[int]
